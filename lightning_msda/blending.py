@@ -1,0 +1,140 @@
+"""Where worlds meet: the weighted sum over the sources, and reductions over the batch with it.
+
+Used by `mixed_tensor` alone. Weights have shape ``(k,)`` for one lam per batch and ``(rows, k)`` for one
+per sample; a value's leading dimension holds a whole number of entries for each row, in order (labels
+``(N, T)`` flattened to ``(N * T,)`` keep their ``N`` rows).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import _reduction
+
+__all__ = ["LOSSES", "blend", "misses_rows", "per_entry", "reduced"]
+
+# Functions with a reduction of their own, and the names of their parameters.
+LOSSES: dict[Callable[..., Any], tuple[str, ...]] = {
+    loss: tuple(inspect.signature(loss).parameters)
+    for loss in (
+        F.cross_entropy,
+        F.nll_loss,
+        F.binary_cross_entropy,
+        F.binary_cross_entropy_with_logits,
+        F.kl_div,
+        F.mse_loss,
+        F.l1_loss,
+        F.smooth_l1_loss,
+        F.huber_loss,
+        F.multi_margin_loss,
+        F.multilabel_margin_loss,
+        F.multilabel_soft_margin_loss,
+        F.soft_margin_loss,
+        F.hinge_embedding_loss,
+        F.margin_ranking_loss,
+        F.cosine_embedding_loss,
+        F.poisson_nll_loss,
+        F.gaussian_nll_loss,
+    )
+}
+
+
+def blend(worlds: Sequence[Tensor], weights: Tensor | None) -> Tensor:
+    """Return the weighted sum over the worlds; a world of weight 0 is left out, whatever it holds.
+
+    Args:
+        worlds: A value in each world.
+        weights: Weights, shape ``(k,)`` or ``(rows, k)``; None where the worlds have met already.
+    """
+    if weights is None:
+        return worlds[0]
+    like = worlds[0]
+    weights = weights.to(like.dtype if like.is_floating_point() else torch.get_default_dtype())
+    if weights.dim() == 1 or like.dim() == 0:
+        shares = weights.reshape(-1).unbind()
+    else:
+        shape = (-1, *[1] * (like.dim() - 1))
+        shares = tuple(share.view(shape) for share in per_entry(weights, like).unbind(1))
+    total = torch.where(shares[0] == 0, 0.0, shares[0] * worlds[0])
+    for share, world in zip(shares[1:], worlds[1:], strict=True):
+        total = total + torch.where(share == 0, 0.0, share * world)
+    return total
+
+
+def per_entry(weights: Tensor, like: Tensor) -> Tensor:
+    """Repeat the rows of weights ``(rows, k)`` so that there is one for each leading entry of a value."""
+    repeats = like.size(0) // len(weights)
+    return weights if repeats == 1 else weights.repeat_interleave(repeats, 0)
+
+
+def reduced(
+    func: Callable[..., Any],
+    name: str,
+    calls: Sequence[tuple[Any, Mapping[str, Any]]],
+    weights: Tensor,
+) -> Tensor | None:
+    """Return a reduction over the rows, made where the worlds meet, or None if this call makes none.
+
+    A ``mean`` divides by what the mixture contains: with class weights ``w``, 0 for ignored labels,
+    ``sum_i [lam_i w(a_i) l(a_i) + (1 - lam_i) w(b_i) l(b_i)] / sum_i [lam_i w(a_i) + (1 - lam_i) w(b_i)]``.
+
+    Args:
+        func: The function that is called.
+        name: Its name.
+        calls: Its positional and keyword arguments in each world.
+        weights: Weights, shape ``(rows, k)``.
+    """
+    if func in LOSSES:
+        names = LOSSES[func]
+        return _reduced_loss(
+            func, [{**dict(zip(names, args, strict=False)), **kwargs} for args, kwargs in calls], weights
+        )
+    args, kwargs = calls[0]
+    dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    if name not in ("sum", "mean") or misses_rows(dims, args[0].dim()):
+        return None
+    total: Tensor = func(blend([args[0] for args, _ in calls], weights), *args[1:], **kwargs)
+    return total
+
+
+def misses_rows(dims: Any, ndim: int) -> bool:
+    """Tell whether dimensions are named and the leading one is not among them."""
+    named = dims if isinstance(dims, (tuple, list)) else (dims,)
+    return len(named) > 0 and all(isinstance(dim, int) and dim % max(ndim, 1) != 0 for dim in named)
+
+
+def _reduced_loss(
+    func: Callable[..., Any], calls: Sequence[dict[str, Any]], weights: Tensor
+) -> Tensor | None:
+    call = calls[0]
+    reduction = call.get("reduction", "mean")
+    if call.get("size_average") is not None or call.get("reduce") is not None:  # before torch 1.0
+        reduction = _reduction.legacy_get_string(call.get("size_average"), call.get("reduce"))
+    if reduction == "none":
+        return None
+    calls = [{k: v for k, v in call.items() if k not in ("size_average", "reduce")} for call in calls]
+    loss = blend([func(**(call | {"reduction": "none"})) for call in calls], weights)
+    if reduction == "sum":
+        return loss.sum()
+    if reduction == "batchmean":
+        return loss.sum() / loss.size(0)
+    if func in (F.cross_entropy, F.nll_loss):
+        return loss.sum() / blend([_counted(call, loss) for call in calls], weights).sum()
+    return loss.mean()
+
+
+def _counted(call: Mapping[str, Any], loss: Tensor) -> Tensor:
+    """Return how much each label counts in the denominator of a mean."""
+    target: Tensor = call["target"]
+    weight: Tensor | None = call.get("weight")
+    if target.is_floating_point():
+        return torch.ones_like(loss)
+    valid: Tensor = target != call.get("ignore_index", -100)
+    if weight is None:
+        return valid.to(loss.dtype)
+    return torch.where(valid, weight[torch.where(valid, target, 0)], 0.0)

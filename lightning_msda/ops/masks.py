@@ -1,0 +1,103 @@
+"""Masks of the own share: boxes and thresholded images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_msda.ops.layout import to_device
+from lightning_msda.randomness import sample_integers
+
+__all__ = ["box_mask", "box_share", "center_boxes", "fitted_boxes", "top_mask"]
+
+
+def center_boxes(sides: Tensor, spatial: Sequence[int], generator: Generator | None = None) -> Tensor:
+    """Draw boxes around a uniform centre and cut off what lies outside.
+
+    Args:
+        sides: Lengths of the sides, int64, shape ``(R, d)``; an odd length is one shorter, the box is
+            ``[centre - side // 2, centre + side // 2)``.
+        spatial: The ``d`` sizes that the boxes lie in.
+        generator: Source of randomness; None: the global one.
+
+    Returns:
+        First and last-plus-one position along each dimension, int64, shape ``(R, d, 2)``.
+    """
+    centers = torch.stack([sample_integers(size, len(sides), generator) for size in spatial], 1)
+    ends = torch.stack([centers - sides // 2, centers + sides // 2], 2)
+    return ends.clamp(min=0).minimum(torch.tensor(spatial)[:, None])
+
+
+def fitted_boxes(n: int, sides: Tensor, spatial: Sequence[int], generator: Generator | None = None) -> Tensor:
+    """Draw boxes around a uniform centre and shift them inside.
+
+    Args:
+        n: Number of boxes ``N``.
+        sides: Lengths of the sides, int64, shape ``(R, d)`` with ``R`` 1 or ``N``.
+        spatial: The ``d`` sizes that the boxes lie in.
+        generator: Source of randomness; None: the global one.
+
+    Returns:
+        First and last-plus-one position along each dimension, int64, shape ``(N, d, 2)``.
+    """
+    centers = torch.stack([sample_integers(size, n, generator) for size in spatial], 1)
+    starts = (centers - sides // 2).clamp(min=0).minimum(torch.tensor(spatial) - sides)
+    return torch.stack([starts, starts + sides], 2)
+
+
+def box_share(boxes: Tensor, spatial: Sequence[int]) -> Tensor:
+    """Return the share of the elements that lie outside of each box, float64, shape ``(R,)``.
+
+    Args:
+        boxes: First and last-plus-one positions, shape ``(R, d, 2)``.
+        spatial: The ``d`` sizes.
+    """
+    inside = (boxes[..., 1] - boxes[..., 0]).prod(1)
+    return 1 - inside.double() / torch.tensor(spatial).prod()
+
+
+def box_mask(boxes: Tensor, spatial: Sequence[int]) -> Tensor:
+    """Return masks that are False inside of boxes.
+
+    Args:
+        boxes: First and last-plus-one positions, shape ``(R, d, 2)``.
+        spatial: The ``d`` sizes.
+
+    Returns:
+        Masks, bool, shape ``(R, *spatial)``, on the boxes' device.
+    """
+    inside = torch.ones((len(boxes), *[1] * len(spatial)), dtype=torch.bool, device=boxes.device)
+    for i, size in enumerate(spatial):
+        place = torch.arange(size, device=boxes.device)
+        within = (place >= boxes[:, i, :1]) & (place < boxes[:, i, 1:])
+        inside = inside & within.view(len(boxes), *[size if j == i else 1 for j in range(len(spatial))])
+    return ~inside
+
+
+def top_mask(images: Tensor, counts: Tensor, soft: Tensor | None = None) -> Tensor:
+    """Return masks of the largest elements of images.
+
+    Args:
+        images: Shape ``(R, *spatial)``.
+        counts: How many elements to take of each, int64 on the CPU, shape ``(R,)``.
+        soft: Half the width of a soft edge, in ranks, int64 on the CPU, shape ``(R,)``: the mask falls
+            linearly from 1 to 0 between the ranks ``count - soft`` and ``count + soft``. None: a hard one.
+
+    Returns:
+        Masks of the images' shape: bool, or float in [0, 1] with a soft edge.
+    """
+    flat = images.flatten(1)
+    n = flat.size(1)
+    if soft is None:
+        masks = torch.zeros_like(flat, dtype=torch.bool)
+        for row, image, count in zip(masks, flat, counts.tolist(), strict=True):
+            row.index_fill_(0, image.topk(count, sorted=False).indices, True)
+        return masks.view_as(images)
+    counts, soft = to_device(images.device, counts, soft)
+    width = torch.where(soft > 0, 2 * soft - 1, 1)
+    start = counts - torch.where(soft > 0, soft, 1)
+    values = (1 - (torch.arange(n, device=images.device) - start[:, None]) / width[:, None]).clamp(0, 1)
+    mask = torch.empty_like(flat).scatter_(1, flat.argsort(1, descending=True), values.to(images.dtype))
+    return mask.view_as(images)

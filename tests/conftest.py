@@ -1,0 +1,26 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if item.get_closest_marker("slow") and not os.environ.get("RUN_SLOW"):
+            item.add_marker(pytest.mark.skip(reason="slow: set RUN_SLOW=1"))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_seed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Begin with a fixed seed, and leave no global seed of Lightning's behind."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    torch.manual_seed(0)
+    yield
+    os.environ.pop("PL_GLOBAL_SEED", None)
