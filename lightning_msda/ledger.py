@@ -1,0 +1,77 @@
+"""What is remembered of a step's labels until the step is over.
+
+Three lists, empty between batches: where mixed tensors are, so that they can be made plain again; how
+labels left torch, so that a loss that may contain what came of it can be refused; and whether a mixed
+loss left for the optimizer at all.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "first_leak",
+    "forget",
+    "leak_into",
+    "living",
+    "note_leak",
+    "note_settled",
+    "remember",
+    "settled",
+]
+
+_living: list[tuple[weakref.ref[Tensor], type[Tensor]]] = []
+_leaks: list[tuple[int, str]] = []
+_settled: list[None] = []
+
+
+def remember(tensor: Tensor, home: type[Tensor]) -> None:
+    """Remember a mixed tensor and the class that it had before."""
+    if not torch.compiler.is_compiling():
+        _living.append((weakref.ref(tensor), home))
+
+
+def living() -> list[tuple[Tensor, type[Tensor]]]:
+    """Return every mixed tensor that still exists, with the class that it had before."""
+    return [(tensor, home) for reference, home in _living if (tensor := reference()) is not None]
+
+
+def note_leak(where: str) -> None:
+    """Remember that labels left torch, and would have been read otherwise for their partners."""
+    with torch.enable_grad():
+        node = torch.zeros((), requires_grad=True).view(()).grad_fn
+    assert node is not None
+    _leaks.append((node._sequence_nr(), where))  # autograd numbers its nodes in the order of their making
+
+
+def leak_into(loss: Tensor) -> str | None:
+    """Return how labels left torch before a loss was made, if they did.
+
+    What became of them outside may be in the loss; what left after it was made cannot be.
+    """
+    made = loss.grad_fn._sequence_nr() if loss.grad_fn is not None else -1
+    return next((where for clock, where in _leaks if clock <= made), None)
+
+
+def first_leak() -> str | None:
+    """Return how labels first left torch, if they did."""
+    return _leaks[0][1] if _leaks else None
+
+
+def note_settled() -> None:
+    """Remember that a mixed loss left for the optimizer."""
+    _settled.append(None)
+
+
+def settled() -> bool:
+    """Tell whether a mixed loss has left for the optimizer."""
+    return bool(_settled)
+
+
+def forget() -> None:
+    """Forget all of it."""
+    for remembered in (_living, _leaks, _settled):
+        remembered.clear()

@@ -1,0 +1,459 @@
+"""Labels that live in several worlds: the only place that knows how a loss is mixed.
+
+A `MixedTensor` *is* the own labels to everyone who looks at it: its shape and dtype, printing, metrics,
+code that bypasses torch's dispatch. Beside them it carries the labels of every other source and the
+weights of the sources, and it has one idea: **whatever is computed from it is computed in every
+world**. So a loss need not be known here to be mixed exactly.
+
+One lam per batch (weights of shape ``(k,)``): the worlds stay apart until the loss leaves, where it
+becomes ``lam * own + (1 - lam) * partner``, the papers' formula for *any* loss. One lam per sample
+(weights of shape ``(rows, k)``): the worlds meet where the batch is reduced (`blending`), and `rows`
+knows where each row's lam has gone until then.
+
+A loss leaves as the mixture's value, everything else as the own world's: metrics see own labels.
+Where the other worlds cannot be followed the result is *lost*: good enough for a metric, but a loss
+that contains it is refused. `release` makes every mixed tensor the plain own value again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_msda import ledger
+from lightning_msda.blending import blend, reduced
+from lightning_msda.rows import follow_rows
+
+__all__ = [
+    "BY_CRITERION",
+    "MixedLossError",
+    "MixedTensor",
+    "in_every_world",
+    "in_own_world",
+    "note_leaks",
+    "refuse_unread",
+    "release",
+    "seen",
+    "settle",
+]
+
+# Where a loss leaves for the optimizer.
+_GRADIENTS = {Tensor.backward, torch.autograd.backward, torch.autograd.grad}
+# Where a value leaves torch, and may come back in a loss unseen.
+_LEAVING = frozenset(
+    "item tolist numpy __array__ __bool__ __int__ __float__ __complex__ __index__ __contains__ data_ptr"
+    " __dlpack__ as_subclass".split()
+)
+# Where it leaves to be looked at or kept.
+_SHOWING = frozenset("__repr__ __format__ __str__ __hash__ __reduce_ex__ untyped_storage".split())
+# Where it answers with a number that may differ between the worlds.
+_COUNTING = frozenset("shape size __len__ numel nelement equal allclose is_nonzero".split())
+# Where something is written into the first argument, beside the names that end in one underscore.
+_ASSIGNING = frozenset(
+    "__setitem__ __iadd__ __isub__ __imul__ __itruediv__ __ifloordiv__ __imod__ __ipow__ __iand__ __ior__"
+    " __ixor__ __ilshift__ __irshift__".split()
+)
+BY_CRITERION = (
+    "If that is no part of the loss, let the step compute it after the loss; if it is, name the module's loss"
+    " attribute or method by criterion='...', which is then called once for each source."
+)
+_BY_BATCH = "With per_sample=False there is one lam for the batch, and every loss can be mixed."
+
+
+class MixedLossError(RuntimeError):
+    """A loss was made from mixed labels in a way that cannot be mixed."""
+
+
+class MixedTensor(Tensor):
+    """A value computed from labels, in the world of each source.
+
+    Args:
+        worlds: The labels in each of the ``k`` sources' worlds, the own ones first. They are edited in place
+            where the tensor is.
+        weights: Weights of the sources, shape ``(k,)``, or ``(rows, k)`` where they differ by sample.
+
+    Attributes:
+        own: What everyone sees.
+        worlds: The value in each world; a single one where the worlds have met.
+        weights: As above; None where the worlds have met.
+        lost: Why the other worlds could not be followed; None: they could.
+        label: Whether it comes from labels and constants alone and has not met any predictions.
+    """
+
+    own: Tensor
+    worlds: tuple[Tensor, ...]
+    weights: Tensor | None
+    lost: str | None
+    label: bool
+
+    def __new__(cls, worlds: tuple[Tensor, ...], weights: Tensor) -> MixedTensor:  # noqa: D102
+        # In memory of its own: a compiled function must not take it for the first world.
+        return _make(worlds[0].clone(), worlds[0], worlds, weights, None, label=True)
+
+    @classmethod
+    @override
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _GRADIENTS:  # not below: a backward may run parts of the step again
+            return func(*_replace(args, settle), **_replace(kwargs, settle))
+        with torch._C.DisableTorchFunctionSubclass():
+            return _compute(func, args, kwargs)
+
+
+def settle(loss: Tensor) -> Tensor:
+    """Return the mixture's loss as a plain tensor, where it leaves for the optimizer.
+
+    Args:
+        loss: What the step computed, shape ``()``. A plain tensor is returned as it is.
+
+    Raises:
+        MixedLossError: If the loss contains something that cannot be mixed.
+    """
+    if not isinstance(loss, MixedTensor):
+        return loss
+    with torch._C.DisableTorchFunctionSubclass():
+        world, weights = loss.worlds[0], loss.weights
+        if (lost := loss.lost or _left_dispatch(loss)) is not None:
+            raise MixedLossError(f"The loss cannot be mixed: {lost}")
+        if (leak := ledger.leak_into(world)) is not None:
+            raise MixedLossError(
+                f"The loss cannot be mixed: before it was made, labels left torch through {leak}, and what"
+                f" was computed there knew the own labels only. {BY_CRITERION}"
+            )
+        if weights is not None and weights.dim() == 2 and world.numel() > 1:
+            raise MixedLossError(
+                f"The loss has shape {tuple(world.shape)} and a lam per sample, but was not reduced over the"
+                f" batch, so lam has no place to act. Reduce it by mean or sum. {_BY_BATCH}"
+            )
+        ledger.note_settled()
+        return blend(loss.worlds, weights)
+
+
+def refuse_unread() -> None:
+    """Refuse a loss that was made without the mixed labels.
+
+    Raises:
+        MixedLossError: If there are any.
+    """
+    if ledger.living():
+        leak = ledger.first_leak()
+        how = f"labels left torch through {leak}" if leak else "nothing that torch dispatches read them"
+        raise MixedLossError(
+            f"The loss was not computed from the batch's mixed labels: {how}. Name the loss by"
+            " criterion='...', an attribute or a method of the module that is called once for each"
+            " source; or, if the loss needs no labels, mix the inputs alone by target_key=False."
+        )
+
+
+def release() -> None:
+    """Make every mixed tensor the plain own value again, wherever it has been put."""
+    for tensor, home in ledger.living():
+        own = tensor.__dict__["own"]
+        tensor.__class__ = home
+        if tensor.data_ptr() != own.data_ptr():
+            tensor.data = own
+        for name in MixedTensor.__annotations__:
+            del tensor.__dict__[name]
+    ledger.forget()
+
+
+def in_every_world(func: Callable[..., Any], name: str, *, by_row: bool) -> Callable[..., Any]:
+    """Return a function that calls another one once for each source, with plain tensors.
+
+    Args:
+        func: What torch does not dispatch.
+        name: What it is called in an error.
+        by_row: Whether it returns a value for each sample, in their order: then lam may differ by sample.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        mixed = _find((args, kwargs))
+        if not mixed:
+            return func(*args, **kwargs)
+        weights, lost = _meet(mixed, name)
+        k = 1 if lost else max(len(tensor.worlds) for tensor in mixed)
+        worlds = [func(*_replace(args, _world(j)), **_replace(kwargs, _world(j))) for j in range(k)]
+        if weights is not None and weights.dim() == 2 and not (by_row and _has_rows(worlds[0], len(weights))):
+            lost = f"{name} reduces over the batch itself, where a lam per sample cannot act. {_BY_BATCH}"
+        if lost is not None:
+            worlds, weights = worlds[:1], None
+        return _join(name, worlds[0], worlds, weights, lost, label=True)
+
+    return call
+
+
+def in_own_world(func: Callable[..., Any], lost: str) -> Callable[..., Any]:
+    """Return a function that is called with the own labels; what it makes of them is lost.
+
+    Args:
+        func: What torch does not dispatch.
+        lost: What an error says of it.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not _find((args, kwargs)):
+            return func(*args, **kwargs)
+        own = func(*_replace(args, _own), **_replace(kwargs, _own))
+        return _join("", own, [own], None, lost, label=True)
+
+    return call
+
+
+def note_leaks(name: str, arguments: Any) -> None:
+    """Remember that labels leave torch, if their partners' would be read otherwise.
+
+    Args:
+        name: What they leave through.
+        arguments: What is read there, nested in any way.
+    """
+    for tensor in _find(arguments):
+        read_alike = tensor.lost is None and all(_equal(world, tensor.own) for world in tensor.worlds)
+        if tensor.label and not tensor.worlds[0].requires_grad and not read_alike:
+            ledger.note_leak(name)
+
+
+def seen(tensor: Tensor) -> Tensor:
+    """Return what a reader outside is shown: of a loss the mixture's, of all else the own value.
+
+    Args:
+        tensor: Mixed or plain.
+    """
+    return _seen(tensor) if isinstance(tensor, MixedTensor) else tensor
+
+
+def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    """Call a function of mixed tensors: as a reader outside where values leave, else in every world."""
+    name: str = getattr(func, "__name__", "a function")
+    if name == "__get__":  # of a property
+        name = func.__self__.__name__  # type: ignore[attr-defined]
+    mixed = _find((args, kwargs))
+
+    def call(view: Callable[[MixedTensor], Tensor]) -> Any:
+        return func(*_replace(args, view), **_replace(kwargs, view))
+
+    if name == "__iter__":
+        return iter(_compute(Tensor.unbind, args, kwargs))
+    if name in _SHOWING:
+        return call(_seen)
+    if name in _LEAVING or (name == "__set__" and not isinstance(args[0], MixedTensor)):
+        note_leaks(name, mixed)
+        return call(_seen)
+    if name.endswith("_like") or name.startswith("new_"):  # of labels they take the shape alone
+        return call(_own)
+
+    weights, lost = _meet(mixed, name)
+    into = _written(name, args, kwargs)
+    if into is not None:
+        into = _adopt(into, max(len(tensor.worlds) for tensor in mixed), weights)
+        mixed = [into, *(tensor for tensor in mixed if tensor is not into)]
+    met = None
+    if weights is not None and weights.dim() == 2:
+        calls = [(_replace(args, _world(j)), _replace(kwargs, _world(j))) for j in range(weights.size(1))]
+        met = reduced(func, name, calls, weights)
+        if met is not None and met.requires_grad:
+            return _make(met, met, (met,), None, None, label=False)
+    # A loss that leaves the graph is from here on seen as the mixture's.
+    leaves = (name in ("detach", "data") or not torch.is_grad_enabled()) and any(map(_is_loss, mixed))
+    own = call(_seen if leaves else _own)
+    worlds: list[Any] = [own]
+    if met is not None:
+        worlds, weights = [met], None
+    elif lost is None:
+        try:
+            if leaves or any(tensor.own is not tensor.worlds[0] for tensor in mixed):
+                worlds = [call(_world(0))]
+            worlds += [call(_world(j)) for j in range(1, max(len(tensor.worlds) for tensor in mixed))]
+        except Exception as error:  # whatever it was, the own labels got through
+            lost = f"{name} ran on the own labels, but not on their partners' ({error}). {BY_CRITERION}"
+    if lost is None and weights is not None and weights.dim() == 2:
+        operands = [tensor.own for tensor in mixed if len(tensor.worlds) > 1]
+        own_call = _replace(args, _own), _replace(kwargs, _own)
+        weights = follow_rows(func, name, *own_call, operands, into.own if into is not None else own, weights)
+        if weights is None or (into is not None and not _has_rows_of_base(into)):
+            lost = f"a lam per sample cannot be followed through {name}. {_BY_BATCH}"
+    if lost is not None:
+        worlds, weights = [own], None
+    label = all(tensor.label for tensor in mixed) and not _meets_predictions(args, mixed)
+    if into is None:
+        return _join(name, own, worlds, weights, lost, label)
+    for part in (into, into._base):  # what is written into a view is written into its base
+        if isinstance(part, MixedTensor):
+            part.worlds = part.worlds if lost is None else (part.own,)
+            part.weights, part.lost, part.label = weights, lost, label
+    return into if isinstance(own, Tensor) else own
+
+
+def _join(name: str, own: Any, worlds: list[Any], weights: Any, lost: str | None, label: bool) -> Any:
+    """Put together what a function returned in each world."""
+    if isinstance(own, Tensor):
+        return _make(_face(own), own, tuple(worlds), weights, lost, label=label)
+    if isinstance(own, (list, tuple)) and any(isinstance(item, Tensor) for item in own):
+        if any(len(world) != len(own) for world in worlds):
+            worlds, lost = (
+                [own],
+                f"{name} returns {len(own)} tensors for the own labels, but not for their partners'",
+            )
+        each = weights if isinstance(weights, (list, tuple)) else [weights] * len(own)
+        items = [_join(name, own[i], [w[i] for w in worlds], each[i], lost, label) for i in range(len(own))]
+        return type(own)(*items) if hasattr(own, "_fields") else type(own)(items)
+    if name in _COUNTING and label and any(world != own for world in worlds):
+        ledger.note_leak(name)
+    return own
+
+
+def _meet(mixed: list[MixedTensor], name: str) -> tuple[Tensor | None, str | None]:
+    """Return the weights that the arguments share, and why the result is lost, if it is."""
+    weights = None
+    for tensor in mixed:
+        if (lost := tensor.lost or _left_dispatch(tensor)) is not None:
+            return None, lost
+        if weights is None:
+            weights = tensor.weights
+        elif tensor.weights is not None and not _equal(tensor.weights, weights):
+            return None, f"labels of different samples, or of two mixes, meet in {name}. {_BY_BATCH}"
+    return weights, None
+
+
+def _adopt(into: Tensor, k: int, weights: Tensor | None) -> MixedTensor:
+    """Let a tensor that labels are written into live in k worlds from now on."""
+    if not isinstance(into, MixedTensor):
+        home, base, own = type(into), into._base, into.view_as(into)
+        if base is None:
+            others = [own.clone() for _ in range(1, k)]
+        else:  # a view: its other worlds are views of the base's
+            place = into.size(), into.stride(), into.storage_offset() - base.storage_offset()
+            others = [world.as_strided(*place) for world in _adopt(base, k, weights).worlds[1:]]
+        into.__class__ = MixedTensor
+        assert isinstance(into, MixedTensor)
+        into.own, into.worlds, into.weights, into.lost, into.label = (
+            own,
+            (own, *others),
+            weights,
+            None,
+            True,
+        )
+        ledger.remember(into, home)
+    elif len(into.worlds) < k:
+        into.worlds += tuple(into.worlds[0].clone() for _ in range(len(into.worlds), k))
+        into.weights = weights
+    return into
+
+
+def _make(
+    face: Tensor,
+    own: Tensor,
+    worlds: tuple[Tensor, ...],
+    weights: Tensor | None,
+    lost: str | None,
+    *,
+    label: bool,
+) -> MixedTensor:
+    """Make a mixed tensor whose face is what is read where torch does not dispatch."""
+    tensor = face.as_subclass(MixedTensor)
+    tensor.own, tensor.worlds, tensor.weights, tensor.lost, tensor.label = own, worlds, weights, lost, label
+    ledger.remember(tensor, Tensor)
+    return tensor
+
+
+def _face(own: Tensor) -> Tensor:
+    """Return what is read where torch does not dispatch: the own value.
+
+    Inside of a compiled function that is what stands in a tuple or is written; there it finds values that
+    no index and no loss survives.
+    """
+    if own.requires_grad or not torch.compiler.is_dynamo_compiling():
+        return own
+    if own.dtype == torch.bool:
+        return own.new_empty(0)
+    return torch.full_like(own, torch.nan if own.is_floating_point() else torch.iinfo(own.dtype).min)
+
+
+def _written(name: str, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    """Return the tensor that a function writes into, if it does."""
+    out = kwargs.get("out")
+    if name in _ASSIGNING or (name.endswith("_") and not name.endswith("__")):
+        out = args[0]
+    return out if isinstance(out, Tensor) else None
+
+
+def _find(arguments: Any) -> list[MixedTensor]:
+    """Return every mixed tensor among arguments."""
+    if isinstance(arguments, MixedTensor):
+        return [arguments]
+    if isinstance(arguments, dict):
+        arguments = list(arguments.values())
+    if isinstance(arguments, (list, tuple)):
+        return [tensor for argument in arguments for tensor in _find(argument)]
+    return []
+
+
+def _replace(arguments: Any, view: Callable[[MixedTensor], Tensor]) -> Any:
+    """Return arguments with another tensor in the place of each mixed one."""
+    if isinstance(arguments, MixedTensor):
+        return view(arguments)
+    if type(arguments) in (list, tuple):
+        return type(arguments)([_replace(argument, view) for argument in arguments])
+    if type(arguments) is dict:
+        return {key: _replace(argument, view) for key, argument in arguments.items()}
+    return arguments
+
+
+def _world(j: int) -> Callable[[MixedTensor], Tensor]:
+    return lambda tensor: tensor.worlds[j if len(tensor.worlds) > 1 else 0]
+
+
+def _own(tensor: MixedTensor) -> Tensor:
+    return tensor.own
+
+
+def _seen(tensor: MixedTensor) -> Tensor:
+    """Return what a reader outside is shown: of a loss the mixture's, of all else the own value."""
+    return blend(tensor.worlds, tensor.weights) if _is_loss(tensor) else tensor.own
+
+
+def _is_loss(tensor: MixedTensor) -> bool:
+    return tensor.worlds[0].requires_grad and tensor.worlds[0].numel() == 1 and tensor.lost is None
+
+
+def _left_dispatch(tensor: MixedTensor) -> str | None:
+    """Say so where a value has a gradient that its worlds know nothing of, or a compiled graph lost them."""
+    for world in tensor.worlds:
+        if isinstance(world, MixedTensor):
+            return world.lost
+    if tensor.requires_grad and not tensor.worlds[0].requires_grad:
+        return f"a custom autograd function computed with the own labels only. {BY_CRITERION}"
+    return None
+
+
+def _meets_predictions(args: Any, mixed: list[MixedTensor]) -> bool:
+    """Tell whether labels meet integers from elsewhere, sample by sample."""
+    elsewhere = [arg for arg in args if isinstance(arg, Tensor) and not isinstance(arg, MixedTensor)]
+    return any(
+        not other.is_floating_point()
+        and other.dim() == tensor.dim()
+        and any(n == m > 1 for n, m in zip(other.shape, tensor.shape, strict=True))
+        for other in elsewhere
+        for tensor in mixed
+    )
+
+
+def _has_rows(value: Any, rows: int) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0 and value.size(0) % rows == 0
+
+
+def _has_rows_of_base(view: Tensor) -> bool:
+    """Tell whether the leading entries of a view lie in those of its base."""
+    base = view._base
+    if base is None:
+        return True
+    return (view.shape[:1], view.stride()[:1]) == (base.shape[:1], base.stride()[:1])
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and torch.equal(a, b))
