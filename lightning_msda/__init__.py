@@ -1,9 +1,22 @@
 """Mixed-sample data augmentation for PyTorch Lightning: any method, any unmodified module."""
 
+from lightning_msda.callback import MSDA
+from lightning_msda.methods import CutMix, FMix, MixUp, RandomMix, ResizeMix
 from lightning_msda.mixed_tensor import MixedLossError, MixedTensor
 from lightning_msda.mixture import Mixture
 from lightning_msda.randomness import Step
 
-__all__ = ["MixedLossError", "MixedTensor", "Mixture", "Step"]
+__all__ = [
+    "MSDA",
+    "CutMix",
+    "FMix",
+    "MixUp",
+    "MixedLossError",
+    "MixedTensor",
+    "Mixture",
+    "RandomMix",
+    "ResizeMix",
+    "Step",
+]
 
 __version__ = "0.1.0"

@@ -1,0 +1,314 @@
+"""The only Lightning hooks of the methods: when a batch is mixed, and that everything is left as it was."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Generator, Tensor
+from typing_extensions import override
+
+from lightning_msda.fields import Key, find_inputs, find_targets, get
+from lightning_msda.layer import Layer, find_criterion, find_layer
+from lightning_msda.mixture import Mixture
+from lightning_msda.randomness import Step, sample_uniform
+from lightning_msda.schedule import Schedule, check_schedule, value_at
+from lightning_msda.span import Span
+from lightning_msda.targets import TargetKind
+
+__all__ = ["MSDA", "CommonArgs"]
+
+
+class CommonArgs(TypedDict, total=False):
+    """What every method takes.
+
+    Attributes:
+        prob: Chance that a batch is mixed, in [0, 1]; or chances by the epoch that they begin with,
+            ``{0: 1.0, 100: 0.5}``. Default 1.
+        per_sample: Draw lam and mask for each sample instead of one for the batch. Default False.
+        at: Name of the hidden layer to mix at, such as ``backbone.layer2``. Default: the input.
+        dims: Dimensions that a mask runs over, the batch being 0. Default: all after the channel of
+            ``(N, C, *spatial)``; tokens ``(N, T, E)`` are masked along ``[1]``.
+        criterion: Name of the module's loss, an attribute or a method, for a loss that leaves torch: it is
+            called once for each source. Default: none, whatever torch dispatches is mixed.
+        input_key: Index, name or dotted path of the inputs in the batch, or a list of them that share one
+            mask. Default: the first of a pair, or one of the usual names.
+        target_key: The same for the targets; ``false`` mixes the inputs alone.
+        target: ``class`` for targets whose losses are mixed, ``value`` for targets that are mixed
+            themselves. Default: integers are classes, floating point is values.
+        start_epoch: First epoch that is mixed. Default 0.
+        stop_epoch: First epoch that is not mixed any more; negative: the last epochs stay clean. Default:
+            none.
+        seed: Seed of the draws. Default: Lightning's global seed, or else a random one.
+    """
+
+    prob: Schedule
+    per_sample: bool
+    at: str | None
+    dims: Sequence[int] | None
+    criterion: str | None
+    input_key: Key | Sequence[Key] | None
+    target_key: Key | Sequence[Key] | Literal[False] | None
+    target: TargetKind | None
+    start_epoch: int
+    stop_epoch: int | None
+    seed: int | None
+
+
+class MSDA(Callback, ABC):
+    """Mixes every training batch and makes the loss that the module computes the mixture's loss.
+
+    The module, its metrics, its precision and its batch format stay as they are. Subclasses say what a mix
+    is (`mix`); this class says when, and keeps Lightning's hooks.
+
+    Attributes:
+        last_mix: How the last training batch was mixed (detached), or None if it was not.
+        last_method: Name of the method that mixed it, or None.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        prob: Schedule = 1.0,
+        per_sample: bool = False,
+        at: str | None = None,
+        dims: Sequence[int] | None = None,
+        criterion: str | None = None,
+        input_key: Key | Sequence[Key] | None = None,
+        target_key: Key | Sequence[Key] | Literal[False] | None = None,
+        target: TargetKind | None = None,
+        start_epoch: int = 0,
+        stop_epoch: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        check_schedule("prob", prob, lambda p: 0 <= p <= 1, "a chance from 0 to 1")
+        if target not in (None, "class", "value"):
+            raise ValueError(f"target={target!r} is unknown: it must be 'class' or 'value'.")
+        if seed is not None and seed < 0:
+            raise ValueError(f"seed={seed} is out of range: it must be a whole number from 0.")
+        if start_epoch < 0:
+            raise ValueError(f"start_epoch={start_epoch} is out of range: it must be a whole number from 0.")
+        if stop_epoch is not None and 0 <= stop_epoch <= start_epoch:
+            raise ValueError(
+                f"stop_epoch={stop_epoch} is not after start_epoch={start_epoch}: no epoch would be mixed."
+                " Negative numbers count from the end of training."
+            )
+        if at == "" or criterion == "":
+            raise ValueError(
+                "at and criterion must name a part of the module, such as 'backbone.layer2', or be None."
+            )
+        self.prob = prob
+        self.per_sample = per_sample
+        self.at = at
+        self.dims = dims
+        self.criterion = criterion
+        self.input_key = input_key
+        self.target_key = target_key
+        self.target = target
+        self.start_epoch = start_epoch
+        self.stop_epoch = stop_epoch
+        self.seed = seed
+        self.last_mix: Mixture | None = None
+        self.last_method: str | None = None
+        self._seed = seed
+        self._span: Span | None = None
+        self._hook_guards: bool | None = None
+        self._warned = False
+
+    @abstractmethod
+    def mix(self, x: Tensor, step: Step) -> Mixture:
+        """Mix inputs; their labels are taken care of.
+
+        Args:
+            x: Inputs or features, shape ``(N, ...)``; not to be written to.
+            step: Where training stands. All randomness comes from there: the partners from
+                ``step.partners(N)``, everything else from ``step.generator()``.
+        """
+
+    def members(self) -> list[MSDA]:
+        """Return this method, or all those that it may choose from."""
+        return [self]
+
+    def choose(self, step: Step, draws: Generator) -> MSDA | None:
+        """Return the method that mixes a batch, or None if the batch stays as it is.
+
+        Args:
+            step: Where training stands.
+            draws: Source of the decisions, the same on every process.
+        """
+        prob = value_at(self.prob, step.epoch)
+        if not self.covers(step) or (prob < 1 and float(sample_uniform(0, 1, 1, draws)) >= prob):
+            return None
+        return self
+
+    def covers(self, step: Step) -> bool:
+        """Tell whether the epoch is one of those that are mixed.
+
+        Args:
+            step: Where training stands.
+        """
+        stop = self.stop_epoch
+        if stop is not None and stop < 0:
+            stop += step.max_epochs
+        return self.start_epoch <= step.epoch and (stop is None or step.epoch < stop)
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._close()
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        others = [type(c).__name__ for c in callbacks if isinstance(c, MSDA) and c is not self]
+        if others:
+            raise ValueError(
+                f"{type(self).__name__} and {others[0]} would both mix the batch and its labels. Give the"
+                f" Trainer one of them, or RandomMix([{type(self).__name__}(...), {others[0]}(...)])."
+            )
+        if stage == "fit":
+            self._seed = self.seed
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
+            raise ValueError(
+                "training_step takes dataloader_iter and fetches its batches itself, where they cannot be"
+                " mixed. Let it take (batch, batch_idx)."
+            )
+        for method in self.members():
+            if method.at is not None:
+                find_layer(pl_module, method.at)
+            if (method.stop_epoch or 0) < 0 and (trainer.max_epochs or -1) < 0:
+                raise ValueError(
+                    f"stop_epoch={method.stop_epoch} counts from the end of training, which a Trainer without"
+                    " max_epochs does not know. Set max_epochs, or a stop_epoch from 0."
+                )
+        if self.criterion is not None:
+            find_criterion(pl_module, self.criterion)
+        if self._seed is None:
+            self._seed = _global_seed(trainer)
+        dynamo = sys.modules.get("torch._dynamo")
+        if dynamo is not None and any(method.at is not None for method in self.members()):
+            # Otherwise a compiled module does not notice hooks that come and go.
+            self._hook_guards = dynamo.config.skip_nnmodule_hook_guards
+            dynamo.config.skip_nnmodule_hook_guards = False
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._close()
+        self.last_mix = self.last_method = None
+        assert self._seed is not None
+        step = Step(
+            seed=self._seed,
+            ordinal=trainer.fit_loop.epoch_loop.batch_progress.total.completed,
+            epoch=trainer.current_epoch,
+            max_epochs=trainer.max_epochs or -1,
+            rank=trainer.global_rank,
+        )
+        if not self.covers(step):
+            return
+        inputs = find_inputs(batch, self.input_key)
+        targets = [] if self.target_key is False else find_targets(batch, self.target_key)
+        x = get(batch, inputs[0])
+        method = self.choose(step, step.policy())
+        if method is not None and len(x) == 1:
+            self._warn_of_one_sample()
+            method = None
+        layer = None
+        with torch.no_grad():
+            if method is None:
+                mixture = Mixture.untouched(x)
+            elif method.at is None:
+                mixture = method.mix(x, step)
+            else:
+                mixture, weights = Mixture.pending(x, step.partners(len(x)), per_sample=method.per_sample)
+                layer = Layer(find_layer(pl_module, method.at), method, step, weights, len(x))
+        if method is not None:
+            self.last_mix, self.last_method = mixture, type(method).__name__
+        self._span = Span(
+            trainer.strategy,
+            batch,
+            mixture,
+            inputs=inputs,
+            targets=targets,
+            kind=self.target,
+            automatic=pl_module.automatic_optimization,
+            criterion=None if self.criterion is None else find_criterion(pl_module, self.criterion),
+            layer=layer,
+        )
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._close()
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._put_hook_guards_back()
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+        self._put_hook_guards_back()
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._close()
+        self._put_hook_guards_back()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled and copied: all but the last batch."""
+        return {**vars(self), "last_mix": None, "last_method": None, "_span": None}
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"seed": self._seed}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.seed is None:
+            self._seed = state_dict["seed"]
+
+    def _close(self) -> None:
+        """End the batch, wherever it was left."""
+        if self._span is not None:
+            if self._span.layer is not None:
+                self.last_mix = self._span.layer.mixture
+            self._span.close()
+            self._span = None
+
+    def _put_hook_guards_back(self) -> None:
+        if self._hook_guards is not None:
+            sys.modules["torch._dynamo"].config.skip_nnmodule_hook_guards = self._hook_guards
+            self._hook_guards = None
+
+    def _warn_of_one_sample(self) -> None:
+        if not self._warned:
+            rank_zero_warn(
+                "A training batch has one sample and nothing to be mixed with: it is left as it is. Set"
+                " drop_last=True in the DataLoader if it is the rest of an epoch."
+            )
+        self._warned = True
+
+
+def _global_seed(trainer: Trainer) -> int:
+    """Return Lightning's global seed, or if there is none, one that all processes have drawn together."""
+    if (given := os.environ.get("PL_GLOBAL_SEED")) is not None:
+        return int(given)
+    seed: int = trainer.strategy.broadcast(secrets.randbits(32))
+    rank_zero_info(f"Mixing draws from seed {seed} (seed_everything or seed={seed} repeats this run).")
+    return seed

@@ -1,0 +1,120 @@
+"""Parts of the module by name: a hidden layer that mixes its output, a loss that is called by source."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from lightning_msda.fields import replace
+from lightning_msda.mixture import Mixture
+from lightning_msda.randomness import Step
+
+if TYPE_CHECKING:
+    from lightning_msda.callback import MSDA
+
+__all__ = ["Layer", "find_criterion", "find_layer"]
+
+
+class Layer:
+    """A hidden layer that mixes what it returns, until it is closed.
+
+    It mixes at every call, and each time alike: a layer may be called several times in a step, and runs
+    again in the backward pass under activation checkpointing.
+
+    Args:
+        module: The layer.
+        method: Whose ``mix`` is applied to its output.
+        step: Where training stands.
+        weights: Filled with the weights of the labels when they are known, shape ``(N, 2)`` or ``(1, 2)``.
+        n: Number of samples ``N``.
+    """
+
+    def __init__(self, module: nn.Module, method: MSDA, step: Step, weights: Tensor, n: int) -> None:
+        self.name = method.at
+        self.mixture: Mixture | None = None
+        self._method = method
+        self._step = step
+        self._weights = weights
+        self._n = n
+        self._handle = module.register_forward_hook(self._mix_output)
+
+    def close(self) -> None:
+        """Leave the layer as it was; a second time does nothing."""
+        self._handle.remove()
+
+    def _mix_output(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Return the output with its first tensor mixed."""
+        if isinstance(output, Tensor):
+            return self._mixed(output)
+        places = list(output) if isinstance(output, Mapping) else range(len(output))
+        place = next((place for place in places if isinstance(output[place], Tensor)), None)
+        if place is None:
+            raise ValueError(f"{self.name!r} returned a {type(output).__name__} without a tensor to mix.")
+        return replace(output, {(place,): self._mixed(output[place])})
+
+    def _mixed(self, features: Tensor) -> Tensor:
+        if features.dim() == 0 or len(features) != self._n:
+            raise ValueError(
+                f"{self.name!r} returned features of shape {tuple(features.shape)} for {self._n} samples:"
+                " their first dimension must be the batch. Name another layer by at."
+            )
+        mixture = self._method.mix(features, self._step)
+        if mixture.mask is not None and self._method.dims is None and features.dim() == 3:
+            raise ValueError(
+                f"{self.name!r} returned features of shape {tuple(features.shape)}, and a mask could run over"
+                " either dimension: say dims=[1] for tokens (N, T, E) or dims=[2] for signals (N, C, L)."
+            )
+        self._weights.copy_(mixture.weights[: len(self._weights)])
+        self.mixture = dataclasses.replace(mixture, inputs=mixture.inputs.detach())
+        return mixture.inputs
+
+
+def find_layer(module: nn.Module, name: str) -> nn.Module:
+    """Return a sub-module by its dotted name.
+
+    Args:
+        module: The module to look in.
+        name: The name.
+
+    Raises:
+        ValueError: If there is none of that name, with those that come near.
+    """
+    layers: dict[str, nn.Module] = dict(module.named_modules())
+    if name not in layers:
+        near = difflib.get_close_matches(name, [layer for layer in layers if layer], n=3, cutoff=0.4)
+        raise ValueError(
+            f"at={name!r} is no layer of {type(module).__name__}."
+            + (
+                f" Near it are {', '.join(near)}."
+                if near
+                else f" Its layers are {', '.join(list(layers)[1:9])}."
+            )
+        )
+    return layers[name]
+
+
+def find_criterion(module: nn.Module, name: str) -> tuple[Any, str]:
+    """Return who owns a loss, and the loss's name there.
+
+    Args:
+        module: The module to look in.
+        name: Dotted name of an attribute or a method.
+
+    Raises:
+        ValueError: If there is nothing of that name that can be called.
+    """
+    *path, last = name.split(".")
+    owner: Any = module
+    for step in path:
+        owner = getattr(owner, step, None)
+    loss = getattr(owner, last, None)
+    if not callable(loss):
+        raise ValueError(
+            f"criterion={name!r} is nothing that can be called in {type(module).__name__}. Name the attribute"
+            " or the method that computes the loss from the labels, such as 'loss_fn' or 'model.loss'."
+        )
+    return (loss, "forward") if isinstance(loss, nn.Module) else (owner, last)

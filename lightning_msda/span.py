@@ -1,0 +1,136 @@
+"""What stands between the trainer and the module for one batch, and is gone after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor
+
+from lightning_msda import ledger
+from lightning_msda.boundaries import watched
+from lightning_msda.fields import Path, get, map_tensors, replace
+from lightning_msda.layer import Layer
+from lightning_msda.mixed_tensor import (
+    MixedTensor,
+    in_every_world,
+    refuse_unread,
+    release,
+    seen,
+    settle,
+)
+from lightning_msda.mixture import Mixture
+from lightning_msda.targets import TargetKind, mix_target
+
+__all__ = ["Span"]
+
+
+class Span:
+    """One batch's way through the step.
+
+    While it is open, the strategy's ``training_step`` hands the step a shallow copy of the batch with the
+    mixed inputs and targets in it, and hands back the mixture's loss. It is an instance attribute of the
+    strategy, so neither the module nor the batch is touched. A step that runs several times for one batch
+    (LBFGS) sees one mix, and fresh labels each time.
+
+    Args:
+        strategy: The trainer's strategy.
+        batch: The batch, as the trainer will pass it on.
+        mixture: How it is mixed.
+        inputs: Places of the inputs in the batch, the mixed one first.
+        targets: Places of the targets.
+        kind: What the targets are taken for, as in `mix_target`.
+        automatic: Whether the trainer optimizes what the step returns.
+        criterion: Who owns the loss that is called once for each source, and its name there.
+        layer: The hidden layer at which the batch is mixed, in the place of the input.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        batch: Any,
+        mixture: Mixture,
+        *,
+        inputs: Sequence[Path],
+        targets: Sequence[Path],
+        kind: TargetKind | None = None,
+        automatic: bool = True,
+        criterion: tuple[Any, str] | None = None,
+        layer: Layer | None = None,
+    ) -> None:
+        self.strategy = strategy
+        self.batch = batch
+        self.mixture = mixture
+        self.targets = targets
+        self.kind = kind
+        self.automatic = automatic
+        self.criterion = criterion
+        self.layer = layer
+        self.inputs = {path: mixture.follow(get(batch, path)) for path in inputs[1:]}
+        self.inputs[inputs[0]] = mixture.inputs
+        self._before = vars(strategy).get("training_step")
+        self._step = strategy.training_step
+        strategy.training_step = self.training_step  # type: ignore[method-assign]
+
+    def close(self) -> None:
+        """Leave everything as it was; a second time does nothing."""
+        attributes = vars(self.strategy)
+        if attributes.get("training_step") == self.training_step:
+            del attributes["training_step"]
+            if self._before is not None:
+                attributes["training_step"] = self._before
+        if self.layer is not None:
+            self.layer.close()
+        release()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the step on the mixed batch; on any other, run it as it is."""
+        batch, *rest = args
+        if batch is not self.batch:
+            return self._step(*args, **kwargs)
+        release()
+        labels = {path: map_tensors(get(batch, path), self._mix_target) for path in self.targets}
+        with _once_for_each_source(self.criterion), watched():
+            output = self._step(replace(batch, {**self.inputs, **labels}), *rest, **kwargs)
+        if self.layer is not None and self.layer.mixture is None:
+            raise ValueError(
+                f"The step never called {self.layer.name!r}, so at={self.layer.name!r} mixed nothing. Name a"
+                " layer that the training step runs."
+            )
+        return self._hand_back(output)
+
+    def _mix_target(self, target: Tensor) -> Tensor:
+        return mix_target(target, self.mixture, self.kind if self.layer is None else "class")
+
+    def _hand_back(self, output: Any) -> Any:
+        """Return what the step returned with the mixture's loss and plain tensors in it."""
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        unmixed = isinstance(loss, Tensor) and loss.requires_grad and not isinstance(loss, MixedTensor)
+        if not self.automatic:
+            unmixed = ledger.first_leak() is not None and not ledger.settled()
+        if unmixed:
+            refuse_unread()
+        if self.automatic and isinstance(loss, MixedTensor):
+            loss = settle(loss)
+            output = replace(output, {("loss",): loss}) if isinstance(output, Mapping) else loss
+        return map_tensors(output, seen)
+
+
+@contextmanager
+def _once_for_each_source(criterion: tuple[Any, str] | None) -> Iterator[None]:
+    """Let a loss be called once for each source while the step runs."""
+    if criterion is None:
+        yield
+        return
+    owner, name = criterion
+    attributes = vars(owner)
+    before = attributes.get(name)
+    attributes[name] = in_every_world(getattr(owner, name), "the criterion", by_row=True)
+    try:
+        yield
+    finally:
+        del attributes[name]
+        if before is not None:
+            attributes[name] = before

@@ -1,0 +1,55 @@
+"""How each kind of target is mixed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_msda.blending import blend
+from lightning_msda.mixed_tensor import MixedTensor
+from lightning_msda.mixture import Mixture
+
+__all__ = ["TargetKind", "mix_target"]
+
+TargetKind = Literal["class", "value"]
+
+
+def mix_target(target: Tensor, mixture: Mixture, kind: TargetKind | None = None) -> Tensor:
+    """Return a target as the step gets to see it.
+
+    Args:
+        target: Labels of the batch, shape ``(N, ...)``. It is not written to, nor is a view of it
+            returned.
+        mixture: How the batch was mixed.
+        kind: ``"class"``: the losses are mixed; ``"value"``: the labels are. None: by dtype, integers
+            and booleans are classes, floating point is values.
+
+    Returns:
+        Dense labels, which line up with the mask, follow it like pixels. Values are mixed into
+        ``lam * own + (1 - lam) * partner``. Classes become a `MixedTensor`.
+
+    Raises:
+        ValueError: If there is not one label for each sample, or if it lines up with a mask that it cannot
+            follow.
+    """
+    n = len(mixture.partners)
+    if target.dim() == 0 or len(target) != n:
+        raise ValueError(
+            f"The inputs have {n} samples, but a target has shape {tuple(target.shape)}. Name targets"
+            " with a label for each sample by target_key."
+        )
+    dense = target.dim() > 2 or not target.is_floating_point()
+    if dense and mixture.aligned_dims(target) is not None:
+        return mixture.follow(target)
+    sources = mixture.sources(target)
+    if kind == "value" or (kind is None and target.is_floating_point()):
+        return blend(sources, mixture.label_weights)
+    # A source of weight 0 has the own label instead: its loss may be infinite, and 0 times that is not 0.
+    shares = mixture.weights[:, 1:].reshape(len(target), -1, *[1] * (target.dim() - 1)).unbind(1)
+    partners = [torch.where(share == 0, target, s) for share, s in zip(shares, sources[1:], strict=True)]
+    worlds = [target.clone(), *partners]
+    if mixture.soft is not None:
+        worlds.append(mixture.soft)
+    return MixedTensor(tuple(worlds), mixture.label_weights)
