@@ -1,0 +1,131 @@
+"""What was mixed, to any Lightning logger."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_msda.callback import MSDA
+from lightning_msda.fields import find_targets, get, map_tensors
+from lightning_msda.pictures import Display, draw_grid, mixed_cells
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["MixMonitor"]
+
+
+class MixMonitor(Callback):
+    """Logs how batches are mixed: scalars at the trainer's logging interval, and a grid of mixed images.
+
+    Scalars are ``msda/lam`` (the batch's mean weight of the own label, by step), ``msda/mixed`` and
+    ``msda/share/<method>`` (shares of the epoch's batches). The grid ``msda/mix`` shows the first batch of
+    an epoch, with lam and both labels in the captions: in W&B, TensorBoard or MLflow, and with any other
+    logger as a file in the run's folder.
+
+    Args:
+        every_n_epochs: Interval between grids in epochs; 0: none.
+        images: How many samples a grid shows, at most.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> callbacks = [MixMonitor(every_n_epochs=5)]  # beside RandomMix(...)
+    """
+
+    def __init__(self, every_n_epochs: int = 10, images: int = 8) -> None:
+        if every_n_epochs < 0 or images < 1:
+            raise ValueError(
+                f"every_n_epochs={every_n_epochs} must be a whole number from 0, images={images} one from 1."
+            )
+        self.every_n_epochs = every_n_epochs
+        self.images = images
+        self._drawn_in: int | None = None
+        self._counts: Counter[str | None] = Counter()
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._drawn_in = None
+        if _find_method(trainer) is None:
+            rank_zero_warn(
+                "MixMonitor has nothing to watch: give the Trainer a method too, such as RandomMix()."
+            )
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._counts.clear()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        method = _find_method(trainer)
+        if method is None:
+            return
+        mixture = method.last_mix
+        self._counts[method.last_method] += 1
+        lam = 1.0 if mixture is None else mixture.lam.float().mean()
+        pl_module.log("msda/lam", lam, on_step=True, on_epoch=False, batch_size=1)
+        epoch = trainer.current_epoch
+        due = self.every_n_epochs > 0 and epoch % self.every_n_epochs == 0 and epoch != self._drawn_in
+        due = due and trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if due and mixture is not None and mixture.inputs.dim() == 4:
+            self._drawn_in = epoch
+            display = Display.of(trainer.datamodule)  # type: ignore[attr-defined]
+            picture = draw_grid(
+                [mixed_cells(mixture, _labels(batch, method), display, self.images)],
+                [str(method.last_method)],
+            )
+            loggers: list[Logger | None] = [*trainer.loggers] or [None]
+            for logger in loggers:
+                _log_picture(trainer, logger, picture)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if (method := _find_method(trainer)) is None:
+            return
+        batches = max(1, self._counts.total())
+        pl_module.log("msda/mixed", 1 - self._counts[None] / batches)
+        for member in method.members():
+            if member.members() == [member]:
+                name = type(member).__name__
+                pl_module.log(f"msda/share/{name}", self._counts[name] / batches)
+
+
+def _find_method(trainer: Trainer) -> MSDA | None:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, MSDA)), None)
+
+
+def _labels(batch: Any, method: MSDA) -> Tensor | None:
+    """Return the first labels of a batch, if it has any."""
+    if method.target_key is False:
+        return None
+    labels: list[Tensor] = []
+    map_tensors(get(batch, find_targets(batch, method.target_key)[0]), labels.append)
+    return labels[0]
+
+
+def _log_picture(trainer: Trainer, logger: Logger | None, picture: Image) -> None:
+    """Give a picture to a logger, or put it into the run's folder if it takes none."""
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped  # that of the batch's other metrics
+    if isinstance(logger, WandbLogger):
+        logger.log_image("msda/mix", [picture], step=step)
+    elif isinstance(logger, TensorBoardLogger):
+        from torchvision.transforms.functional import pil_to_tensor
+
+        logger.experiment.add_image("msda/mix", pil_to_tensor(picture), step)
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_image(logger.run_id, picture, f"msda/mix-step{step}.png")
+    else:
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / "msda"
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / f"mix-epoch{trainer.current_epoch}.png")
