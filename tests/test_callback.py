@@ -284,7 +284,7 @@ def test_manual_optimization_takes_the_mixtures_loss() -> None:
     class Manual(Classifier):
         automatic_optimization = False
 
-        def training_step(self, batch: Any, batch_idx: int) -> None:
+        def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
             x, y = batch
             weight = self.linear.weight.detach().clone().requires_grad_()
             loss = F.cross_entropy(self.linear(x.flatten(1)), y)
@@ -468,7 +468,8 @@ class LeavesTorch(Classifier):
         self.loss = lambda scores, y: (self.by_method if name == "by_method" else self.criterion)(scores, y)
 
     def by_method(self, scores: Tensor, y: Tensor) -> Tensor:
-        return Numpy()(scores, y)
+        loss: Tensor = Numpy()(scores, y)
+        return loss
 
 
 @pytest.mark.parametrize("name", ["criterion", "parts.loss", "by_method"])
@@ -615,7 +616,7 @@ def test_under_manual_optimization_labels_that_left_torch_stop_the_step() -> Non
     class Manual(Classifier):
         automatic_optimization = False
 
-        def training_step(self, batch: Any, batch_idx: int) -> None:
+        def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
             labels = torch.tensor(batch[1].tolist())
             self.manual_backward(F.cross_entropy(self.linear(batch[0].flatten(1)), labels))
 

@@ -97,7 +97,8 @@ class Compiled(Classifier):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch
-        return self.criterion(self.linear(x.flatten(1)), y)
+        loss: Tensor = self.criterion(self.linear(x.flatten(1)), y)
+        return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.losses.append(float(outputs["loss"]))

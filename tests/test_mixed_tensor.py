@@ -222,7 +222,8 @@ LABEL_METRICS = {
 def test_metrics_see_own_labels_and_keep_plain_states(
     name: str, make: Callable[[], MixedTensor], x: Tensor
 ) -> None:
-    mixed, plain = copy.deepcopy(LABEL_METRICS[name]), copy.deepcopy(LABEL_METRICS[name])
+    mixed: Any = copy.deepcopy(LABEL_METRICS[name])
+    plain: Any = copy.deepcopy(LABEL_METRICS[name])
     for _ in range(2):
         scores = logits(x) + torch.randn(N, K)
         seen, wanted = mixed(scores, make()), plain(scores, OWN)

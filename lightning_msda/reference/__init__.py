@@ -1,0 +1,1 @@
+"""Data, models and tasks of the recipes: plain Lightning code that knows nothing of mixing."""
