@@ -43,7 +43,7 @@ def mixed_loss(
         logits: What the network makes of ``mixture.inputs``.
         y: The labels of the batch before it was mixed, shape ``(N, ...)``, or a dict, list or tuple of them.
         mixture: What `mixup`, `cutmix`, `fmix` or `resizemix` returned.
-        target: ``"class"`` or ``"value"``, as in `mix_target`; None: by dtype.
+        target: ``"class"`` or ``"value"``, as the callbacks take it; None: by dtype.
 
     Returns:
         The loss as a plain tensor.

@@ -22,7 +22,7 @@ class MixedAccuracy(Metric):
 
     Args:
         top_k: A prediction counts if the label is among the ``top_k`` largest logits.
-        kwargs: What every metric takes, see `torchmetrics.Metric`.
+        kwargs: What every metric takes, see ``torchmetrics.Metric``.
 
     Raises:
         ValueError: If ``top_k`` is below 1.

@@ -1,0 +1,55 @@
+"""Draws the pictures of the documentation: ``python docs/draw.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_sample_images
+from torch.nn.functional import interpolate
+
+from lightning_msda import CutMix, FMix, MixUp, ResizeMix, Step
+from lightning_msda.pictures import Cell, Display, draw_grid, mixed_cells
+
+IMAGES = Path(__file__).parent / "images"
+SIDE = 152
+
+
+def photos() -> torch.Tensor:
+    """Return the two photographs that scikit-learn ships, cut to squares, in [0, 1]."""
+    squares = []
+    for photo in load_sample_images().images:
+        x = torch.tensor(photo).permute(2, 0, 1)[None].float() / 255
+        left = (x.size(3) - x.size(2)) // 2
+        squares.append(interpolate(x[..., left : left + x.size(2)], SIDE, mode="bilinear", antialias=True))
+    return torch.cat(squares).flip(0)
+
+
+def draw_methods() -> None:
+    """Draw two photographs and what each method makes of them."""
+    x, y = photos(), torch.tensor([0, 1])
+    display = Display(mean=(0.0,) * 3, std=(1.0,) * 3, classes=("flower", "temple"))
+    methods = [MixUp(), CutMix(), ResizeMix(), FMix()]
+    rows = []
+    for row, ordinal in enumerate((18, 3)):
+        step = Step(seed=3, ordinal=ordinal)
+        cells = [Cell(x[row], display.classes[row]), Cell(x[1 - row], display.classes[1 - row])]
+        for method in methods:
+            mix = method.mix(x, PairedStep(step.seed, step.ordinal))
+            cells.append(mixed_cells(mix, y, display, 2)[row])
+        rows.append(cells)
+    headers = ["own", "partner", *(type(method).__name__ for method in methods)]
+    draw_grid(rows, [""] * len(rows), headers).save(IMAGES / "methods.jpg", quality=88)
+
+
+class PairedStep(Step):
+    """A step at which two samples are each other's partners."""
+
+    def partners(self, n: int) -> torch.Tensor:
+        """Return the other one."""
+        return torch.arange(n).flip(0)
+
+
+if __name__ == "__main__":
+    IMAGES.mkdir(exist_ok=True)
+    draw_methods()

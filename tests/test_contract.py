@@ -1,0 +1,186 @@
+"""The laws, for every exported method; and that they notice a method that breaks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lightning_msda
+from lightning_msda import MSDA, CutMix, FMix, Mixture, MixUp, RandomMix, ResizeMix, Step
+from lightning_msda.ops import interpolate
+from lightning_msda.testing import check_method
+from tests.losses import CASES, K, N, mixtures_loss
+from tests.training import Classifier, basis, loader, make_trainer, shares
+
+ROOT = Path(__file__).parents[1]
+METHODS: list[Callable[..., MSDA]] = [
+    kind
+    for name in lightning_msda.__all__
+    if isinstance(kind := getattr(lightning_msda, name), type) and issubclass(kind, MSDA) and kind is not MSDA
+]
+# RandomMix leaves per_sample to its candidates.
+BY_SAMPLE: dict[str, Callable[[], MSDA]] = {
+    "RandomMix": lambda: RandomMix([make(per_sample=True) for make in METHODS if make is not RandomMix]),
+}
+NAMES = [method.__name__ for method in METHODS]
+MIXES: dict[str, Callable[[], MSDA]] = {
+    **dict(zip(NAMES, METHODS, strict=True)),
+    **{
+        f"{name} by sample": BY_SAMPLE[name] if name in BY_SAMPLE else partial(method, per_sample=True)
+        for name, method in zip(NAMES, METHODS, strict=True)
+    },
+    "RandomMix in turn": partial(RandomMix, order="cycle"),
+    "FMix, official": partial(FMix, spectrum="official"),
+    "FMix, soft": partial(FMix, max_soft=0.3),
+}
+
+
+@pytest.mark.parametrize("spatial", [(9,), (7, 10), (3, 4, 5)], ids=["1D", "2D", "3D"])
+@pytest.mark.parametrize("name", MIXES)
+def test_every_method_keeps_the_laws(name: str, spatial: tuple[int, ...]) -> None:
+    check_method(MIXES[name], spatial=spatial)
+
+
+@pytest.mark.parametrize("dims", [(2,), (3,), (2, 4)])
+@pytest.mark.parametrize("method", [CutMix, FMix, ResizeMix])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_masks_run_over_any_dimensions(
+    per_sample: bool, method: Callable[..., MSDA], dims: tuple[int, ...]
+) -> None:
+    check_method(partial(method, dims=dims, per_sample=per_sample), spatial=(5, 6, 7))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_has_its_test_its_recipe_and_its_page_entry(name: str) -> None:
+    assert (ROOT / f"tests/methods/test_{name.lower()}.py").is_file()
+    recipes = [path.read_text() for path in (ROOT / "recipes/msda").glob("*.yaml")]
+    assert any(f"\n  class_path: {name}\n" in recipe for recipe in recipes)
+    assert f"`{name}`" in (ROOT / "README.md").read_text()
+
+
+def test_every_method_file_is_exported() -> None:
+    files = {path.stem for path in (ROOT / "lightning_msda/methods").glob("*.py")} - {"__init__"}
+    assert {name.lower() for name in NAMES} == files
+    assert len(NAMES) >= 5
+
+
+class LamFlipped(MixUp):
+    def mix(self, x: Tensor, step: Step) -> Mixture:
+        mix = super().mix(x, step)
+        return Mixture(mix.inputs, mix.partners, mix.weights.flip(1))
+
+
+class WritesIntoInputs(MixUp):
+    def mix(self, x: Tensor, step: Step) -> Mixture:
+        mix = super().mix(x, step)
+        x.copy_(mix.inputs)
+        return mix
+
+
+class GlobalGenerator(MixUp):
+    def mix(self, x: Tensor, step: Step) -> Mixture:
+        lam = torch.rand(1)
+        partner = step.partners(len(x))
+        return Mixture.of_pairs(interpolate(x, partner, lam), partner, lam)
+
+
+class LamPromised(CutMix):
+    """The box is cut off at the border, the label is not told."""
+
+    def mix(self, x: Tensor, step: Step) -> Mixture:
+        mix = super().mix(x, step)
+        promised = torch.rand(1, generator=step.generator()).expand(len(x))
+        weights = torch.stack([promised, 1 - promised], 1)
+        return Mixture(mix.inputs, mix.partners, weights, mix.mask, mix.dims)
+
+
+class AlwaysTheSame(MixUp):
+    def mix(self, x: Tensor, step: Step) -> Mixture:
+        return super().mix(x, Step(seed=0, ordinal=0, rank=step.rank))
+
+
+class LamOfEachSampleHidden(CutMix):
+    def __init__(self) -> None:
+        super().__init__(per_sample=True)
+
+    def mix(self, x: Tensor, step: Step) -> Mixture:
+        mix = super().mix(x, step)
+        return Mixture(mix.inputs, mix.partners, mix.weights, mix.mask, mix.dims)
+
+
+class WrongDtype(MixUp):
+    def mix(self, x: Tensor, step: Step) -> Mixture:
+        mix = super().mix(x, step)
+        return Mixture(mix.inputs.double(), mix.partners, mix.weights)
+
+
+class LeavesAnAttribute(MixUp):
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        pl_module.mixed_by = "me"
+
+
+class MixesValidation(MixUp):
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
+        batch[0] = batch[0].flip(0)
+
+
+class KeepsTheStep(MixUp):
+    def _close(self) -> None:
+        pass
+
+
+BROKEN: dict[type[MSDA], str] = {
+    LamFlipped: "weighted by what the pixels show",
+    WritesIntoInputs: "not written to",
+    GlobalGenerator: "global generators",
+    LamPromised: "mean of the mask|what the pixels show",
+    AlwaysTheSame: "other steps draw other mixes",
+    LamOfEachSampleHidden: "without per_sample lam is one",
+    WrongDtype: "shape, dtype and device",
+    LeavesAnAttribute: "attributes are left alone",
+    MixesValidation: "validation is not mixed",
+    KeepsTheStep: "strategy gets its own step back",
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda kind: kind.__name__)
+def test_the_contract_notices_a_method_that_breaks_a_law(broken: type[MSDA]) -> None:
+    with pytest.raises(AssertionError, match=BROKEN[broken]):
+        check_method(broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        (name, loss)
+        for name in MIXES
+        for loss in CASES
+        if "by sample" not in name or CASES[loss].by_sample in ("mean", "joint")
+    ],
+)
+def test_the_loss_of_an_unmodified_module_is_the_formula_on_the_pixels(name: str, loss: str) -> None:
+    case = CASES[loss]
+    by_sample = "by sample" in name
+    x = basis(N, 4, 5, dtype=torch.float64)
+    y = torch.randint(0, K, (N,))
+    module = Classifier(x[0].numel(), 8, case.loss, torch.float64)
+    make_trainer(MIXES[name]()).fit(module, loader(x.repeat(2, 1, 1, 1), y.repeat(2), batch_size=N))
+    for seen in module.seen:
+        lam, partner = shares(seen.inputs)
+        weight = seen.weight.clone().requires_grad_()
+        of_batch = float(lam.min())  # a sample that is its own partner shows 1
+        features = seen.inputs.flatten(1) @ weight.t()
+        wanted = mixtures_loss(case, features, y, y[partner], lam if by_sample else of_batch)
+        (gradient,) = torch.autograd.grad(wanted, weight)
+        torch.testing.assert_close(seen.loss, wanted.detach(), rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(seen.gradient, gradient, rtol=1e-7, atol=1e-12)
+    assert len(module.seen) == 2
