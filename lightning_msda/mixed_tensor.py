@@ -50,8 +50,11 @@ _LEAVING = frozenset(
 )
 # Where it leaves to be looked at or kept.
 _SHOWING = frozenset("__repr__ __format__ __str__ __hash__ __reduce_ex__ untyped_storage".split())
-# Where it answers with a number that may differ between the worlds.
-_COUNTING = frozenset("shape size __len__ numel nelement equal allclose is_nonzero".split())
+# Where it answers with its form, and of that with what may differ between the worlds.
+_SIZES = frozenset("shape size __len__ numel nelement".split())
+_FORM = _SIZES | frozenset("dtype device layout ndim dim is_floating_point is_complex requires_grad".split())
+# Where it answers with a truth value that may differ between the worlds.
+_JUDGING = frozenset("equal allclose is_nonzero".split())
 # Where something is written into the first argument, beside the names that end in one underscore.
 _ASSIGNING = frozenset(
     "__setitem__ __iadd__ __isub__ __imul__ __itruediv__ __ifloordiv__ __imod__ __ipow__ __iand__ __ior__"
@@ -232,6 +235,11 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
     name: str = getattr(func, "__name__", "a function")
     if name == "__get__":  # of a property
         name = func.__self__.__name__  # type: ignore[attr-defined]
+    if name in _FORM:
+        tensor = args[0]
+        if name in _SIZES and tensor.label and any(w.shape != tensor.own.shape for w in tensor.worlds):
+            ledger.note_leak(name)
+        return func(tensor.own, *args[1:], **kwargs)
     mixed = _find((args, kwargs))
 
     def call(view: Callable[[MixedTensor], Tensor]) -> Any:
@@ -302,7 +310,7 @@ def _join(name: str, own: Any, worlds: list[Any], weights: Any, lost: str | None
         each = weights if isinstance(weights, (list, tuple)) else [weights] * len(own)
         items = [_join(name, own[i], [w[i] for w in worlds], each[i], lost, label) for i in range(len(own))]
         return type(own)(*items) if hasattr(own, "_fields") else type(own)(items)
-    if name in _COUNTING and label and any(world != own for world in worlds):
+    if name in _JUDGING and label and any(world != own for world in worlds):
         ledger.note_leak(name)
     return own
 

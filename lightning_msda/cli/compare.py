@@ -56,9 +56,9 @@ def compare(args: list[str]) -> None:
     base = [*rest, *_QUIET]
     with quiet():
         picture = _draw_mixes(policies, base)
+        own.out.mkdir(parents=True, exist_ok=True)
+        picture.save(own.out / "mixes.png")
         results = list(_train_all(policies, own.seeds, base, own.metric, own.out.name))
-    own.out.mkdir(parents=True, exist_ok=True)
-    picture.save(own.out / "mixes.png")
     rows = summarise(results)
     write_csv(own.out / "table.csv", rows)
     write_csv(own.out / "runs.csv", results)
