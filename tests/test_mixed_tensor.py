@@ -257,12 +257,14 @@ def test_it_is_the_own_labels_to_everyone() -> None:
 
 def test_a_loss_is_logged_as_the_mixtures(x: Tensor) -> None:
     loss = F.cross_entropy(logits(x), batchwide())
-    wanted = float(0.3 * F.cross_entropy(logits(x), OWN) + 0.7 * F.cross_entropy(logits(x), PARTNER))
+    own, partner = (F.cross_entropy(logits(x), y).item() for y in (OWN, PARTNER))
+    wanted = 0.3 * own + 0.7 * partner
     with torch.no_grad():
         running = 0.5 * loss
     leavings = [
         loss.item(),
-        float(loss),
+        loss.tolist(),
+        float(loss.detach()),
         loss.detach().item(),
         float(f"{loss:.12f}"),
         loss.data.item(),

@@ -11,13 +11,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_msda import CutMix, FMix, MixUp, RandomMix, ResizeMix
 from lightning_msda.monitor import MixMonitor
-from tests.tools import Classifier, Recorder, grid_size, read_csv, train
+from tests.tools import Classifier, Recorder, grid_size, read_csv, read_picture, train
 from tests.tools import workplace as workplace
 
 
@@ -141,7 +140,7 @@ def test_a_method_by_itself_has_all_of_the_share() -> None:
 
 def test_the_grid_is_a_file_in_the_runs_folder() -> None:
     trainer = watch(CutMix(), MixMonitor(images=3), logger=CSVLogger(".", name="runs"))
-    picture = Image.open(Path(str(trainer.log_dir)) / "msda" / "mix-epoch0.png")
+    picture = read_picture(Path(str(trainer.log_dir)) / "msda" / "mix-epoch0.png")
     captions = ["lam 0.00  0 + 0"]
     assert picture.size == grid_size(1, 3, (8, 8), titles=["CutMix"], captions=captions)
     assert picture.format == "PNG"
@@ -150,7 +149,7 @@ def test_the_grid_is_a_file_in_the_runs_folder() -> None:
 
 def test_the_grid_shows_the_first_mixed_batch_of_the_epoch() -> None:
     watch(CutMix(), MixMonitor(images=2))
-    pixels = torch.tensor(list(Image.open("msda/mix-epoch0.png").convert("L").get_flattened_data()))
+    pixels = torch.tensor(list(read_picture("msda/mix-epoch0.png").convert("L").get_flattened_data()))
     width, height = grid_size(1, 2, (8, 8), titles=["CutMix"], captions=["lam 0.00  0 + 0"])
     pixels = pixels.view(height, width)
     mix = Recorder.trainings[-1].mixes[0]
@@ -320,7 +319,7 @@ def test_classes_have_names_where_the_data_has_them() -> None:
     train([MixUp(), MixMonitor(images=2), Named()])
     caption = f"lam 0.00  {Data.classes[0]} + {Data.classes[0]}"
     wanted = grid_size(1, 2, (8, 8), titles=["MixUp"], captions=[caption])
-    assert Image.open("msda/mix-epoch0.png").size == wanted
+    assert read_picture("msda/mix-epoch0.png").size == wanted
 
 
 @pytest.mark.parametrize("arguments", [{"every_n_epochs": -1}, {"images": 0}], ids=str)

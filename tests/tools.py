@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
-from PIL import ImageFont
+from PIL import Image, ImageFont
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from typing_extensions import override
@@ -185,6 +185,13 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def read_picture(path: Path | str) -> Image.Image:
+    """Return a picture, its file closed."""
+    with Image.open(path) as picture:
+        picture.load()
+        return picture
 
 
 def grid_size(

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from PIL import Image
 
 import lightning_msda
 from lightning_msda import MSDA
 from lightning_msda.cli import main
 from lightning_msda.cli.app import App
-from tests.tools import QUIET, Recorder, grid_size, read_csv
+from tests.tools import QUIET, Recorder, grid_size, read_csv, read_picture
 from tests.tools import workplace as workplace
 from tests.wandb_file import Run, read_runs
 from tests.wandb_file import offline as offline
@@ -269,7 +268,7 @@ def test_an_offline_run_can_be_read_back() -> None:
     (file,) = picture["filenames"]
     captions, titles = ["lam 0.00  0 + 0"], [str(training.methods[first])]
     size = grid_size(1, 8, (8, 8), titles=titles, captions=captions)
-    assert Image.open(run.folder / "files" / file).size == size == (picture["width"], picture["height"])
+    assert read_picture(run.folder / "files" / file).size == size == (picture["width"], picture["height"])
 
     written = yaml.safe_load((Path(__file__).parents[2] / "recipes/msda/randommix.yaml").read_text())["msda"]
     msda = run.config["msda"]

@@ -17,7 +17,7 @@ from PIL import Image
 
 from lightning_msda.cli import main
 from lightning_msda.cli.report import Result, Row, format_table, plot, summarise, write_csv
-from tests.tools import Recorder, Training, grid_size, read_csv, working_in
+from tests.tools import Recorder, Training, grid_size, read_csv, read_picture, working_in
 from tests.tools import workplace as workplace
 from tests.wandb_file import offline as offline
 from tests.wandb_file import read_runs
@@ -153,7 +153,7 @@ def test_every_training_is_reported_when_it_is_done(comparison: Comparison) -> N
 
 def test_the_picture_of_mixes_has_a_row_for_each_policy(comparison: Comparison) -> None:
     size = grid_size(3, 8, (8, 8), titles=TITLES, captions=["lam 0.00  0 + 0"])
-    assert Image.open(comparison.folder / "mixes.png").size == size
+    assert read_picture(comparison.folder / "mixes.png").size == size
     with Image.open(comparison.folder / "plot.png") as plotted:
         assert plotted.format == "PNG"
 
