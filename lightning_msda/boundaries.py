@@ -1,17 +1,21 @@
 """Calls that torch makes without asking its arguments, watched while a step runs.
 
-A scripted function is called in every world instead. What a custom autograd function makes of mixed
-labels is lost. A collective is a way by which labels leave torch: other processes have another lam.
+Scripted functions, constructors of tensors and `vmap` are called in every world instead. What a custom
+autograd function or a metric makes of mixed labels is the own world's, and lost for the loss. A collective
+is a way by which labels leave torch: other processes have another lam.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
+import torch._functorch.apis
 import torch.distributed
+from torchmetrics import Metric
 
 from lightning_msda.mixed_tensor import BY_CRITERION, in_every_world, in_own_world, note_leaks
 
@@ -33,24 +37,28 @@ _UNASKED = (
 def watched() -> Iterator[None]:
     """Watch these calls; afterwards they are torch's own again."""
     with ExitStack() as stack:
-        stack.enter_context(_wrapped(torch.autograd.Function, "apply", _apply))
-        stack.enter_context(_wrapped(torch._C.ScriptFunction, "__call__", _script))
-        for name in _COLLECTIVES if torch.distributed.is_available() else ():
-            stack.enter_context(_wrapped(torch.distributed, name, _collective))
+        for owner, name, wrap in _CALLS:
+            stack.enter_context(_replaced(owner, name, wrap))
         yield
 
 
 @contextmanager
-def _wrapped(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
+def _replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
     """Put a wrapper in the place of an attribute."""
-    original = vars(owner)[name]
+    inherited = name not in vars(owner)
+    original = getattr(owner, name) if inherited else vars(owner)[name]
     setattr(owner, name, wrap(original))
     try:
         yield
     finally:
-        setattr(owner, name, original)
+        if inherited:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, original)
 
 
+# What is cached wraps once and for all: a compiled function must meet the same wrapper in every step.
+@cache
 def _apply(original: Any) -> Any:
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         name = (
@@ -70,9 +78,47 @@ def _script(original: Any) -> Any:
     return call
 
 
+@cache
+def _constructor(original: Any) -> Any:
+    return in_every_world(original, original.__name__, by_row=True)
+
+
+@cache
+def _vmap(original: Any) -> Any:
+    return in_every_world(original, "vmap", by_row=False)
+
+
+@cache
+def _metric(original: Any) -> Any:
+    def forward(metric: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = original.__get__(metric)
+        if getattr(metric, "reads_every_source", False):
+            return bound(*args, **kwargs)
+        lost = f"the metric {type(metric).__name__} sees own labels only. {BY_CRITERION}"
+        return in_own_world(bound, lost)(*args, **kwargs)
+
+    return forward
+
+
+@cache
 def _collective(original: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         note_leaks(original.__name__, (args, kwargs))
         return original(*args, **kwargs)
 
     return call
+
+
+_CALLS: list[tuple[Any, str, Callable[[Any], Any]]] = [
+    (torch.autograd.Function, "apply", _apply),
+    (torch._C.ScriptFunction, "__call__", _script),
+    (torch, "tensor", _constructor),
+    (torch, "asarray", _constructor),
+    (torch, "full", _constructor),
+    (torch, "full_like", _constructor),
+    (torch.Tensor, "new_full", _constructor),
+    (torch.Tensor, "new_tensor", _constructor),
+    (torch._functorch.apis, "vmap_impl", _vmap),
+    (Metric, "forward", _metric),
+    *((torch.distributed, name, _collective) for name in _COLLECTIVES if torch.distributed.is_available()),
+]

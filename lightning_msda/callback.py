@@ -34,7 +34,8 @@ class CommonArgs(TypedDict, total=False):
         prob: Chance that a batch is mixed, in [0, 1]; or chances by the epoch that they begin with,
             ``{0: 1.0, 100: 0.5}``. Default 1.
         per_sample: Draw lam and mask for each sample instead of one for the batch. Default False.
-        at: Name of the hidden layer to mix at, such as ``backbone.layer2``. Default: the input.
+        at: Name of the hidden layer to mix at, such as ``backbone.layer2``. It must return one tensor. There
+            the losses of all kinds of targets are mixed, by the mean of the mask. Default: the input.
         dims: Dimensions that a mask runs over, the batch being 0. Default: all after the channel of
             ``(N, C, *spatial)``; tokens ``(N, T, E)`` are masked along ``[1]``.
         criterion: Name of the module's loss, an attribute or a method, for a loss that leaves torch: it is
@@ -42,8 +43,9 @@ class CommonArgs(TypedDict, total=False):
         input_key: Index, name or dotted path of the inputs in the batch, or a list of them that share one
             mask. Default: the first of a pair, or one of the usual names.
         target_key: The same for the targets; ``false`` mixes the inputs alone.
-        target: ``class`` for targets whose losses are mixed, ``value`` for targets that are mixed
-            themselves. Default: integers are classes, floating point is values.
+        target: ``class`` for targets whose losses are mixed (also floating-point 0 and 1, if metrics must
+            see them whole), ``value`` for targets that are mixed themselves. Default: integers are classes,
+            floating point is values. Labels that line up with a mask follow it.
         start_epoch: First epoch that is mixed. Default 0.
         stop_epoch: First epoch that is not mixed any more; negative: the last epochs stay clean. Default:
             none.
@@ -56,7 +58,7 @@ class CommonArgs(TypedDict, total=False):
     dims: Sequence[int] | None
     criterion: str | None
     input_key: Key | Sequence[Key] | None
-    target_key: Key | Sequence[Key] | Literal[False] | None
+    target_key: Literal[False] | Key | Sequence[Key] | None
     target: TargetKind | None
     start_epoch: int
     stop_epoch: int | None
@@ -85,13 +87,23 @@ class MSDA(Callback, ABC):
         dims: Sequence[int] | None = None,
         criterion: str | None = None,
         input_key: Key | Sequence[Key] | None = None,
-        target_key: Key | Sequence[Key] | Literal[False] | None = None,
+        target_key: Literal[False] | Key | Sequence[Key] | None = None,
         target: TargetKind | None = None,
         start_epoch: int = 0,
         stop_epoch: int | None = None,
         seed: int | None = None,
     ) -> None:
         check_schedule("prob", prob, lambda p: 0 <= p <= 1, "a chance from 0 to 1")
+        for name, number in {"seed": seed, "start_epoch": start_epoch, "stop_epoch": stop_epoch}.items():
+            if not isinstance(number, int | None):
+                raise ValueError(f"{name}={number!r} must be a whole number.")
+        if dims is not None and (
+            len(dims) == 0 or not all(isinstance(dim, int) and dim != 0 for dim in dims)
+        ):
+            raise ValueError(
+                f"dims={dims} must name one dimension or more, such as [2, 3]; 0 is the batch, which no mask"
+                " runs over."
+            )
         if target not in (None, "class", "value"):
             raise ValueError(f"target={target!r} is unknown: it must be 'class' or 'value'.")
         if seed is not None and seed < 0:
@@ -103,10 +115,11 @@ class MSDA(Callback, ABC):
                 f"stop_epoch={stop_epoch} is not after start_epoch={start_epoch}: no epoch would be mixed."
                 " Negative numbers count from the end of training."
             )
-        if at == "" or criterion == "":
-            raise ValueError(
-                "at and criterion must name a part of the module, such as 'backbone.layer2', or be None."
-            )
+        for name, part in {"at": at, "criterion": criterion}.items():
+            if part is not None and (not isinstance(part, str) or part == ""):
+                raise ValueError(
+                    f"{name}={part!r} must name a part of the module, such as 'backbone.layer2', or be None."
+                )
         self.prob = prob
         self.per_sample = per_sample
         self.at = at
@@ -165,11 +178,12 @@ class MSDA(Callback, ABC):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()
+        self._put_hook_guards_back()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         others = [type(c).__name__ for c in callbacks if isinstance(c, MSDA) and c is not self]
         if others:
             raise ValueError(
-                f"{type(self).__name__} and {others[0]} would both mix the batch and its labels. Give the"
+                f"{type(self).__name__} and {others[0]} would both mix the batch. Give the"
                 f" Trainer one of them, or RandomMix([{type(self).__name__}(...), {others[0]}(...)])."
             )
         if stage == "fit":
@@ -185,6 +199,11 @@ class MSDA(Callback, ABC):
         for method in self.members():
             if method.at is not None:
                 find_layer(pl_module, method.at)
+                if self.target == "value":
+                    raise ValueError(
+                        f"target='value' mixes the labels themselves, before the step; at={method.at!r} mixes"
+                        " later, and there the losses of values are mixed. Leave out target, or at."
+                    )
             if (method.stop_epoch or 0) < 0 and (trainer.max_epochs or -1) < 0:
                 raise ValueError(
                     f"stop_epoch={method.stop_epoch} counts from the end of training, which a Trainer without"
@@ -238,7 +257,7 @@ class MSDA(Callback, ABC):
             trainer.strategy,
             batch,
             mixture,
-            inputs=inputs,
+            inputs=inputs if method is not None and layer is None else inputs[:1],
             targets=targets,
             kind=self.target,
             automatic=pl_module.automatic_optimization,

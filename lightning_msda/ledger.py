@@ -41,10 +41,10 @@ def living() -> list[tuple[Tensor, type[Tensor]]]:
 
 def note_leak(where: str) -> None:
     """Remember that labels left torch, and would have been read otherwise for their partners."""
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         node = torch.zeros((), requires_grad=True).view(()).grad_fn
-    assert node is not None
-    _leaks.append((node._sequence_nr(), where))  # autograd numbers its nodes in the order of their making
+    # Autograd numbers its nodes in the order of their making.
+    _leaks.append((-1 if node is None else node._sequence_nr(), where))
 
 
 def leak_into(loss: Tensor) -> str | None:

@@ -38,6 +38,7 @@ class MixedAccuracy(Metric):
     higher_is_better = True
     is_differentiable = False
     full_state_update = False
+    reads_every_source = True  # it is given the mixed labels, other metrics the own ones
     correct: Tensor
     total: Tensor
 

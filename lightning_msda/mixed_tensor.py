@@ -35,6 +35,7 @@ __all__ = [
     "in_every_world",
     "in_own_world",
     "note_leaks",
+    "refuse_leaked",
     "refuse_unread",
     "release",
     "seen",
@@ -84,7 +85,7 @@ class MixedTensor(Tensor):
         worlds: The value in each world; a single one where the worlds have met.
         weights: As above; None where the worlds have met.
         lost: Why the other worlds could not be followed; None: they could.
-        label: Whether it comes from labels and constants alone and has not met any predictions.
+        label: Whether it is no loss: a loss may leave torch, since it leaves as the mixture's.
     """
 
     own: Tensor
@@ -124,11 +125,7 @@ def settle(loss: Tensor) -> Tensor:
         world, weights = loss.worlds[0], loss.weights
         if (lost := loss.lost or _left_dispatch(loss)) is not None:
             raise MixedLossError(f"The loss cannot be mixed: {lost}")
-        if (leak := ledger.leak_into(world)) is not None:
-            raise MixedLossError(
-                f"The loss cannot be mixed: before it was made, labels left torch through {leak}, and what"
-                f" was computed there knew the own labels only. {BY_CRITERION}"
-            )
+        refuse_leaked(world)
         if weights is not None and weights.dim() == 2 and world.numel() > 1:
             raise MixedLossError(
                 f"The loss has shape {tuple(world.shape)} and a lam per sample, but was not reduced over the"
@@ -136,6 +133,22 @@ def settle(loss: Tensor) -> Tensor:
             )
         ledger.note_settled()
         return blend(loss.worlds, weights)
+
+
+def refuse_leaked(loss: Tensor) -> None:
+    """Refuse a loss that may contain what was made of labels outside of torch.
+
+    Args:
+        loss: A plain tensor.
+
+    Raises:
+        MixedLossError: If labels left torch before it was made.
+    """
+    if (leak := ledger.leak_into(loss)) is not None:
+        raise MixedLossError(
+            f"The loss cannot be mixed: before it was made, labels left torch through {leak}, and what"
+            f" was computed there knew the own labels only. {BY_CRITERION}"
+        )
 
 
 def refuse_unread() -> None:
@@ -232,6 +245,10 @@ def seen(tensor: Tensor) -> Tensor:
 
 def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     """Call a function of mixed tensors: as a reader outside where values leave, else in every world."""
+    if not args:  # called by keywords
+        first = next(iter({"input", "tensor", "tensors", "self"} & kwargs.keys()), None)
+        if first is not None:
+            args, kwargs = (kwargs[first],), {key: kwargs[key] for key in kwargs if key != first}
     name: str = getattr(func, "__name__", "a function")
     if name == "__get__":  # of a property
         name = func.__self__.__name__  # type: ignore[attr-defined]
@@ -252,7 +269,8 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
     if name in _LEAVING or (name == "__set__" and not isinstance(args[0], MixedTensor)):
         note_leaks(name, mixed)
         return call(_seen)
-    if name.endswith("_like") or name.startswith("new_"):  # of labels they take the shape alone
+    makes = name.endswith("_like") or name.startswith("new_")
+    if makes and len(mixed) == 1 and mixed[0] is args[0]:  # of the labels it takes the form alone
         return call(_own)
 
     weights, lost = _meet(mixed, name)
@@ -287,7 +305,7 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
             lost = f"a lam per sample cannot be followed through {name}. {_BY_BATCH}"
     if lost is not None:
         worlds, weights = [own], None
-    label = all(tensor.label for tensor in mixed) and not _meets_predictions(args, mixed)
+    label = all(tensor.label for tensor in mixed) and not leaves
     if into is None:
         return _join(name, own, worlds, weights, lost, label)
     for part in (into, into._base):  # what is written into a view is written into its base
@@ -437,18 +455,6 @@ def _left_dispatch(tensor: MixedTensor) -> str | None:
     if tensor.requires_grad and not tensor.worlds[0].requires_grad:
         return f"a custom autograd function computed with the own labels only. {BY_CRITERION}"
     return None
-
-
-def _meets_predictions(args: Any, mixed: list[MixedTensor]) -> bool:
-    """Tell whether labels meet integers from elsewhere, sample by sample."""
-    elsewhere = [arg for arg in args if isinstance(arg, Tensor) and not isinstance(arg, MixedTensor)]
-    return any(
-        not other.is_floating_point()
-        and other.dim() == tensor.dim()
-        and any(n == m > 1 for n, m in zip(other.shape, tensor.shape, strict=True))
-        for other in elsewhere
-        for tensor in mixed
-    )
 
 
 def _has_rows(value: Any, rows: int) -> bool:

@@ -42,8 +42,14 @@ def check_schedule(name: str, schedule: T | Mapping[int, T], valid: Callable[[T]
             f"{name}={dict(schedule)} has no value for the first epochs. Begin with epoch 0, for instance"
             f" {name}={{0: ..., 100: ...}}."
         )
+    if isinstance(schedule, Mapping) and not all(isinstance(e, int) and e >= 0 for e in schedule):
+        raise ValueError(f"{name}={dict(schedule)} must have epochs for keys, whole numbers from 0.")
     for value in schedule.values() if isinstance(schedule, Mapping) else (schedule,):
-        if not valid(value):
+        try:
+            kept = valid(value)
+        except TypeError:  # no number at all
+            kept = False
+        if not kept:
             raise ValueError(f"{name}={value!r} is out of range: it must be {wanted}.")
 
 

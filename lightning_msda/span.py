@@ -16,6 +16,7 @@ from lightning_msda.layer import Layer
 from lightning_msda.mixed_tensor import (
     MixedTensor,
     in_every_world,
+    refuse_leaked,
     refuse_unread,
     release,
     seen,
@@ -31,8 +32,9 @@ class Span:
     """One batch's way through the step.
 
     While it is open, the strategy's ``training_step`` hands the step a shallow copy of the batch with the
-    mixed inputs and targets in it, and hands back the mixture's loss. It is an instance attribute of the
-    strategy, so neither the module nor the batch is touched. A step that runs several times for one batch
+    mixed inputs and targets in it, and hands back the mixture's loss; its ``backward`` looks at the losses of
+    a manual optimization. Both are instance attributes of the strategy, so neither the module nor the batch
+    is touched. A step that runs several times for one batch
     (LBFGS) sees one mix, and fresh labels each time.
 
     Args:
@@ -70,26 +72,49 @@ class Span:
         self.layer = layer
         self.inputs = {path: mixture.follow(get(batch, path)) for path in inputs[1:]}
         self.inputs[inputs[0]] = mixture.inputs
-        self._before = vars(strategy).get("training_step")
-        self._step = strategy.training_step
+        self._before = {name: vars(strategy).get(name) for name in ("training_step", "backward")}
+        self._step, self._backward = strategy.training_step, strategy.backward
+        self._backwards = 0
         strategy.training_step = self.training_step  # type: ignore[method-assign]
+        strategy.backward = self.backward  # type: ignore[method-assign, assignment]
 
     def close(self) -> None:
         """Leave everything as it was; a second time does nothing."""
         attributes = vars(self.strategy)
-        if attributes.get("training_step") == self.training_step:
-            del attributes["training_step"]
-            if self._before is not None:
-                attributes["training_step"] = self._before
+        for name, before in self._before.items():
+            if attributes.get(name) == getattr(self, name):
+                del attributes[name]
+                if before is not None:
+                    attributes[name] = before
         if self.layer is not None:
             self.layer.close()
         release()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Run the step on the mixed batch; on any other, run it as it is."""
-        batch, *rest = args
-        if batch is not self.batch:
+        if args[0] is not self.batch:
             return self._step(*args, **kwargs)
+        with self._closed_by_failure():
+            return self._mixed_step(*args, **kwargs)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the backward pass, if nothing that left torch is in the loss of a manual optimization."""
+        with self._closed_by_failure():
+            self._backwards += 1
+            if not self.automatic and not isinstance(loss, MixedTensor):
+                refuse_leaked(loss)
+            return self._backward(loss, *args, **kwargs)
+
+    @contextmanager
+    def _closed_by_failure(self) -> Iterator[None]:
+        """Close at once: another callback's failure may keep ours from being called."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _mixed_step(self, batch: Any, *rest: Any, **kwargs: Any) -> Any:
         release()
         labels = {path: map_tensors(get(batch, path), self._mix_target) for path in self.targets}
         with _once_for_each_source(self.criterion), watched():
@@ -109,7 +134,7 @@ class Span:
         loss = output.get("loss") if isinstance(output, Mapping) else output
         unmixed = isinstance(loss, Tensor) and loss.requires_grad and not isinstance(loss, MixedTensor)
         if not self.automatic:
-            unmixed = ledger.first_leak() is not None and not ledger.settled()
+            unmixed = not ledger.settled() and (self._backwards > 0 or ledger.first_leak() is not None)
         if unmixed:
             refuse_unread()
         if self.automatic and isinstance(loss, MixedTensor):

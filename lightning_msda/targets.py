@@ -23,8 +23,8 @@ def mix_target(target: Tensor, mixture: Mixture, kind: TargetKind | None = None)
         target: Labels of the batch, shape ``(N, ...)``. It is not written to, nor is a view of it
             returned.
         mixture: How the batch was mixed.
-        kind: ``"class"``: the losses are mixed; ``"value"``: the labels are. None: by dtype, integers
-            and booleans are classes, floating point is values.
+        kind: ``"class"``: the losses are mixed; ``"value"``: the labels are. None: labels that line up
+            with the mask follow it; of others integers and booleans are classes, floating point is values.
 
     Returns:
         Dense labels, which line up with the mask, follow it like pixels. Values are mixed into

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 import torchmetrics
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_msda import (
     MSDA,
@@ -414,7 +414,8 @@ class TwoLayers(L.LightningModule):
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("kind", [MixUp, CutMix, FMix, ResizeMix])
 def test_at_a_hidden_layer_features_are_mixed_and_the_loss_follows(kind: Any, per_sample: bool) -> None:
-    method = kind(at="embed", dims=[1], per_sample=per_sample, seed=0)
+    dims = None if kind is MixUp else [1]
+    method = kind(at="embed", dims=dims, per_sample=per_sample, seed=0)
     module = TwoLayers()
     twin = copy.deepcopy(module)
 
@@ -667,3 +668,119 @@ def test_mixed_labels_are_not_seen_after_the_step() -> None:
 
     module = train(MixUp(), Keeps(X[0].numel(), N))
     assert all(type(y) is Tensor and torch.equal(y, Y) for y in module.kept)
+
+
+@pytest.mark.parametrize("prob", [0.0, 0.5, 1.0])
+def test_other_inputs_stay_whole_in_a_batch_that_is_not_mixed(prob: float) -> None:
+    class Reads(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            same = torch.equal(batch["mask"], (batch["x"].flatten(1)[:, :5] > 0).long())
+            assert same or not torch.equal(batch["x"], X)
+            return super().training_step((batch["x"], batch["y"]), batch_idx)
+
+    rows = [{"x": x, "mask": (x.flatten()[:5] > 0).long(), "y": y} for x, y in zip(X, Y, strict=True)]
+    method = CutMix(prob=prob, input_key=["x", "x"], target_key="y")
+    make_trainer(method).fit(Reads(X[0].numel(), N), DataLoader(rows * 4, batch_size=N))  # type: ignore[arg-type]
+
+
+def test_at_a_layer_other_inputs_are_left_alone() -> None:
+    class Reads(TwoLayers):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            assert torch.equal(batch[0], X.double()) and torch.equal(batch[1], X.double())
+            return super().training_step((batch[0], batch[2]), batch_idx)
+
+    data = TensorDataset(X.double(), X.double(), Y)
+    method = MixUp(at="embed", input_key=[0, 1], target_key=2)
+    make_trainer(method).fit(Reads(), DataLoader(data, batch_size=N))
+
+
+def test_a_layer_that_returns_several_tensors_is_refused() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, 2 * x
+
+    class Reads(Classifier):
+        def __init__(self) -> None:
+            super().__init__(X[0].numel(), N)
+            self.pair = Pair()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step((self.pair(batch[0])[1], batch[1]), batch_idx)
+
+    with pytest.raises(ValueError, match="returned 2 tensors"):
+        train(MixUp(at="pair"), Reads())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RandomMix(per_sample=True), "per_sample=True is for each candidate"),
+        (lambda: RandomMix(at="linear"), "at='linear' is for each candidate"),
+        (lambda: RandomMix(dims=[3]), "dims=.3. is for each candidate"),
+        (lambda: MixUp(dims=[3]), "no meaning for MixUp"),
+        (lambda: CutMix(dims=[0]), "0 is the batch"),
+        (lambda: CutMix(dims=[]), "one dimension or more"),
+        (lambda: MixUp(seed=1.5), "seed=1.5 must be a whole number"),  # type: ignore[arg-type]
+        (lambda: MixUp(start_epoch=0.5), "start_epoch=0.5 must be"),  # type: ignore[arg-type]
+        (lambda: MixUp(prob={0: 1.0, -3: 0.5}), "epochs for keys"),
+        (lambda: MixUp(prob={0: 1.0, 2.5: 0.5}), "epochs for keys"),  # type: ignore[dict-item]
+        (lambda: MixUp(prob="0.5"), "prob='0.5' is out of range"),  # type: ignore[arg-type]
+        (lambda: MixUp(criterion=3), "criterion=3 must name"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_would_do_nothing_or_is_of_the_wrong_kind_is_refused(
+    make: Callable[[], MSDA], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_values_are_not_mixed_themselves_at_a_layer() -> None:
+    with pytest.raises(ValueError, match="target='value' mixes the labels themselves"):
+        train(RandomMix([MixUp(at="linear"), CutMix()], target="value"))
+
+
+class FailsToo(L.Callback):
+    """Fails when another failure is announced, so that no later callback hears of it."""
+
+    def on_exception(self, *args: Any) -> None:
+        raise RuntimeError("announced")
+
+
+@pytest.mark.parametrize("where", ["training_step", "backward"])
+def test_nothing_is_left_behind_where_no_callback_is_told_of_a_failure(where: str) -> None:
+    class Fails(TwoLayers):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            if where == "training_step":
+                raise ZeroDivisionError
+            return loss
+
+        def backward(self, *args: Any, **kwargs: Any) -> None:
+            raise ZeroDivisionError
+
+    module = Fails()
+    with pytest.raises((ZeroDivisionError, RuntimeError)):
+        make_trainer(FailsToo(), MixUp(at="embed")).fit(
+            module, DataLoader(TensorDataset(X.double(), Y), batch_size=N)
+        )
+    assert all(not layer._forward_hooks for layer in module.modules())
+    assert ledger.living() == []
+
+
+@pytest.mark.parametrize("kind", ["a second loss", "the only loss"])
+def test_under_manual_optimization_no_backward_takes_a_loss_without_mixed_labels(kind: str) -> None:
+    class Manual(Classifier):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+            x, y = batch
+            scores = self.linear(x.flatten(1))
+            if kind == "a second loss":
+                self.manual_backward(F.cross_entropy(scores, y), retain_graph=True)
+                self.manual_backward(F.cross_entropy(self.linear(x.flatten(1)), torch.tensor(y.tolist())))
+            else:
+                self.manual_backward(scores.square().mean())
+
+    with pytest.raises(MixedLossError, match="left torch through tolist|read them"):
+        train(MixUp(), Manual(X[0].numel(), N))

@@ -345,7 +345,36 @@ def branched(scores: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(scores, y) * (2.0 if y[0] == OWN[0] else 1.0)
 
 
+def in_inference(scores: Tensor, y: Tensor) -> Tensor:
+    with torch.inference_mode():
+        weight = y.double().mean().item()
+    return F.cross_entropy(scores, y) * weight
+
+
+def metric_learning(scores: Tensor, y: Tensor) -> Tensor:
+    loss = scores.new_zeros(())
+    for i, alike in enumerate((y[:, None] == y[None]) & ~torch.eye(N, dtype=torch.bool)):
+        loss = loss + (
+            (scores[i] - scores[alike]).square().mean() if alike.sum() > 3 else scores[i].square().sum()
+        )
+    return loss
+
+
+def counted_where_known(scores: Tensor, y: Tensor) -> Tensor:
+    counted = (scores.detach()[:, 0] > 0) & (y > 0)
+    losses = F.cross_entropy(scores, y, reduction="none")
+    return (losses * counted).sum() / max(1, counted.sum().item())
+
+
+def weighed_by_accuracy(scores: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(scores, y) * (1 - (scores.argmax(1) == y).double().mean().item())
+
+
 LEAVING = {
+    "pairs of a class": (metric_learning, "__bool__"),
+    "a number of samples": (counted_where_known, "item"),
+    "an accuracy": (weighed_by_accuracy, "item"),
+    "a number in inference": (in_inference, "item"),
     "numpy": (numpy_margin, "numpy"),
     "a number": (counted_in_python, "item"),
     "an index": (indexed_by_python, "__int__"),
@@ -366,6 +395,52 @@ def test_a_loss_with_labels_that_left_torch_is_refused(
         settle(loss(logits(x), make()))
 
 
+UNASKED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "tensor": lambda s, y: F.cross_entropy(s, torch.tensor(y)),
+    "asarray": lambda s, y: F.cross_entropy(s, torch.asarray(y, copy=True)),
+    "vmap": lambda s, y: torch.vmap(lambda one, label: -one.log_softmax(0)[label])(s, y).mean(),
+    "full": lambda s, y: (s[0] - torch.full((K,), y[0])).square().mean(),  # type: ignore[call-overload]
+    "full_like": lambda s, y: (s[0] - torch.full_like(s[0], y[0])).square().mean(),  # type: ignore[arg-type]
+    "new_full": lambda s, y: (s[0] - s.new_full((K,), y[0])).square().mean(),  # type: ignore[arg-type]
+    "new_tensor": lambda s, y: F.cross_entropy(s, s.new_tensor(y).long()),
+    "keywords": lambda s, y: -torch.gather(input=s.log_softmax(1), dim=1, index=y[:, None]).mean(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")
+@pytest.mark.parametrize("name", UNASKED)
+def test_where_torch_does_not_ask_labels_a_loss_is_mixed_as_well(name: str, x: Tensor) -> None:
+    loss = UNASKED[name]
+    wanted = 0.3 * loss(logits(x), OWN) + 0.7 * loss(logits(x), PARTNER)
+    with watched():
+        assert_same(
+            settle(F.cross_entropy(logits(x), batchwide()) * 0 + loss(logits(x), batchwide())), wanted, x
+        )
+
+
+def test_a_loss_may_be_read_before_another_is_made(x: Tensor) -> None:
+    y = batchwide()
+    loss = F.cross_entropy(logits(x), y)
+    assert loss.detach().item() > 0
+    own, partner = (
+        F.cross_entropy(logits(x), labels) + F.cross_entropy(2 * logits(x), labels)
+        for labels in (OWN, PARTNER)
+    )
+    assert_same(settle(loss + F.cross_entropy(2 * logits(x), y)), 0.3 * own + 0.7 * partner, x)
+
+
+def test_a_metric_is_computed_once_and_is_no_part_of_a_loss(x: Tensor) -> None:
+    metric: Any = torchmetrics.AUROC(task="multiclass", num_classes=K)
+    with watched():
+        loss = F.cross_entropy(logits(x), batchwide())
+        value = metric(logits(x).softmax(1), batchwide())
+        torch.testing.assert_close(_plain(value), metric(logits(x).softmax(1), OWN))
+        assert all(type(part) is Tensor for part in metric.target)
+        settle(loss)
+        with pytest.raises(MixedLossError, match="MulticlassAUROC sees own labels only"):
+            settle(loss * (1 - value))
+
+
 def test_what_leaves_after_the_loss_was_made_is_no_part_of_it(x: Tensor) -> None:
     y = batchwide()
     loss = F.cross_entropy(logits(x), y)
@@ -383,13 +458,14 @@ def test_what_reads_the_same_for_partners_may_leave_before_the_loss(x: Tensor) -
     assert_same(settle(loss), wanted * (OWN == 0).double().mean(), x)
 
 
-def test_an_accuracy_may_be_read_before_the_loss(x: Tensor) -> None:
+def test_an_accuracy_may_be_read_after_the_loss_but_not_before(x: Tensor) -> None:
     y = batchwide()
+    loss = F.cross_entropy(logits(x), y)
     accuracy = (logits(x).argmax(1) == y).double().mean().item()
     assert accuracy == (logits(x).argmax(1) == OWN).double().mean().item()
-    top = logits(x).topk(2, 1).indices.t()
-    assert top.eq(y.view(1, -1).expand_as(top)).any(0).sum().item() >= 0
-    settle(F.cross_entropy(logits(x), y))
+    settle(loss)
+    with pytest.raises(MixedLossError, match="left torch through item.*after the loss"):
+        settle(F.cross_entropy(logits(x), y) * (1 - accuracy))
 
 
 def test_labels_of_two_mixes_do_not_meet(x: Tensor) -> None:

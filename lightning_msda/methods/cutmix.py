@@ -54,7 +54,7 @@ def cutmix(
         The mixed inputs, of the shape, dtype and device of ``x``, with partners, weights and mask.
 
     Raises:
-        ValueError: If ``x`` has no such dimensions.
+        ValueError: If ``x`` has no such dimensions, or ``alpha`` is out of range.
 
     Example:
         >>> x = torch.zeros(4, 3, 32, 32)
@@ -62,6 +62,7 @@ def cutmix(
         >>> bool(mix.lam[0] == mix.mask.float().mean())
         True
     """
+    check_positive("alpha", alpha)
     dims = mixed_dims(x, dims)
     spatial = [x.size(dim) for dim in dims]
     if partner is None:

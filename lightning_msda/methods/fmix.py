@@ -61,7 +61,11 @@ def fmix_mask(
         >>> fmix_mask(0.5, (8, 8), generator=torch.Generator().manual_seed(0)).sum()
         tensor(32)
     """
+    check_positive("decay_power", decay_power)
+    _check_shape(max_soft, spectrum)
     lams = lam.double() if isinstance(lam, Tensor) else torch.tensor([lam], dtype=torch.float64)
+    if not bool(((lams >= 0) & (lams <= 1)).all()):
+        raise ValueError(f"lam={lam} is out of range: it must be a mean from 0 to 1.")
     images = low_frequency_images(
         len(lams),
         shape,
@@ -113,7 +117,8 @@ def fmix(
         The mixed inputs, of the shape, dtype and device of ``x``, with partners, weights and mask.
 
     Raises:
-        ValueError: If ``x`` has no such dimensions, or is of integers and ``max_soft`` is not 0.
+        ValueError: If ``x`` has no such dimensions, is of integers and ``max_soft`` is not 0, or an argument
+            is out of range.
 
     Example:
         >>> x = torch.zeros(4, 3, 32, 32)
@@ -121,6 +126,7 @@ def fmix(
         >>> mix.mask.shape, bool(mix.lam[0] == mix.mask.float().mean())
         (torch.Size([1, 1, 32, 32]), True)
     """
+    check_positive("alpha", alpha)
     dims = mixed_dims(x, dims)
     if len(dims) > 3:
         raise ValueError(
@@ -183,9 +189,7 @@ class FMix(MSDA):
         super().__init__(**common)
         check_positive("alpha", alpha)
         check_positive("decay_power", decay_power)
-        check_schedule("max_soft", max_soft, lambda share: 0 <= share <= 0.5, "a share from 0 to 0.5")
-        if spectrum not in ("paper", "official"):
-            raise ValueError(f"spectrum={spectrum!r} is unknown: it must be 'paper' or 'official'.")
+        _check_shape(max_soft, spectrum)
         self.alpha = alpha
         self.decay_power = decay_power
         self.max_soft = max_soft
@@ -206,3 +210,9 @@ class FMix(MSDA):
             partner=step.partners(len(x)),
             generator=step.generator(),
         )
+
+
+def _check_shape(max_soft: float, spectrum: Spectrum) -> None:
+    check_schedule("max_soft", max_soft, lambda share: 0 <= share <= 0.5, "a share from 0 to 0.5")
+    if spectrum not in ("paper", "official"):
+        raise ValueError(f"spectrum={spectrum!r} is unknown: it must be 'paper' or 'official'.")

@@ -37,7 +37,7 @@ def mixup(
         The mixed inputs, of the shape, dtype and device of ``x``, with partners and weights.
 
     Raises:
-        ValueError: If ``x`` is not floating point.
+        ValueError: If ``x`` is not floating point, or ``alpha`` out of range.
 
     Example:
         >>> import torch
@@ -46,6 +46,7 @@ def mixup(
         >>> bool(torch.isclose(mix.inputs[1, 0], mix.lam[1]))
         True
     """
+    check_positive("alpha", alpha)
     if not x.is_floating_point():
         raise ValueError(
             f"MixUp interpolates its inputs, which are {x.dtype} of shape {tuple(x.shape)}. Mix tokens at"
@@ -77,6 +78,11 @@ class MixUp(MSDA):
     def __init__(self, alpha: Schedule = 1.0, **common: Unpack[CommonArgs]) -> None:
         super().__init__(**common)
         check_positive("alpha", alpha)
+        if self.dims is not None:
+            raise ValueError(
+                f"dims={self.dims} has no meaning for MixUp, which interpolates whole samples: leave it out,"
+                " or use a method with a mask, CutMix(dims=...)."
+            )
         self.alpha = alpha
 
     @override

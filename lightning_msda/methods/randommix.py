@@ -35,8 +35,8 @@ class RandomMix(MSDA):
         weights: Relative chance of each candidate, or with ``cycle`` how many batches in turn (whole
             numbers); or such lists by the epoch that they begin with. Default: all 1.
         order: ``random`` draws a candidate for every batch, ``cycle`` takes them in turn.
-        common: What every method takes, see `CommonArgs`. ``prob`` is the chance that any candidate is
-            asked at all.
+        common: What every method takes, see `CommonArgs`, but for ``per_sample``, ``at`` and ``dims``, which
+            are the candidates' own. ``prob`` is the chance that any candidate is asked at all.
 
     Raises:
         ValueError: If an argument is out of range, or a candidate sets what belongs to the whole.
@@ -53,6 +53,12 @@ class RandomMix(MSDA):
         **common: Unpack[CommonArgs],
     ) -> None:
         super().__init__(**common)
+        for name in ("per_sample", "at", "dims"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is for each candidate to say: give it to those that are"
+                    f" to have it, RandomMix([CutMix({name}=...), ...])."
+                )
         if candidates is None:
             candidates = [MixUp(), CutMix(), ResizeMix(), FMix()]
         if not candidates:

@@ -55,7 +55,7 @@ def resizemix(
         The mixed inputs, of the shape, dtype and device of ``x``, with partners, weights and mask.
 
     Raises:
-        ValueError: If ``x`` has no such dimensions.
+        ValueError: If ``x`` has no such dimensions, or ``side`` is out of range.
 
     Example:
         >>> x = torch.zeros(4, 3, 32, 32)
@@ -63,6 +63,7 @@ def resizemix(
         >>> mix.lam
         tensor([0.7500, 0.7500, 0.7500, 0.7500])
     """
+    _check_side(side)
     dims = mixed_dims(x, dims)
     spatial = [x.size(dim) for dim in dims]
     if partner is None:
@@ -97,10 +98,7 @@ class ResizeMix(MSDA):
 
     def __init__(self, side: tuple[float, float] = (0.1, 0.8), **common: Unpack[CommonArgs]) -> None:
         super().__init__(**common)
-        if len(side) != 2 or not 0 <= side[0] <= side[1] <= 1:
-            raise ValueError(
-                f"side={side} is out of range: it must be two ratios in [0, 1], the smaller first."
-            )
+        _check_side(side)
         self.side = side
 
     @override
@@ -113,3 +111,8 @@ class ResizeMix(MSDA):
             partner=step.partners(len(x)),
             generator=step.generator(),
         )
+
+
+def _check_side(side: tuple[float, float]) -> None:
+    if len(side) != 2 or not 0 <= side[0] <= side[1] <= 1:
+        raise ValueError(f"side={side} is out of range: it must be two ratios in [0, 1], the smaller first.")
