@@ -1,6 +1,6 @@
 """Where worlds meet: the weighted sum over the sources, and reductions over the batch with it.
 
-Used by `mixed_tensor` alone. Weights have shape ``(k,)`` for one lam per batch and ``(rows, k)`` for one
+Weights have shape ``(k,)`` for one lam per batch and ``(rows, k)`` for one
 per sample; a value's leading dimension holds a whole number of entries for each row, in order (labels
 ``(N, T)`` flattened to ``(N * T,)`` keep their ``N`` rows).
 """

@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 # Where a loss leaves for the optimizer.
-_GRADIENTS = {Tensor.backward, torch.autograd.backward, torch.autograd.grad}
+_GRADIENTS = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
 # Where a value leaves torch, and may come back in a loss unseen.
 _LEAVING = frozenset(
     "item tolist numpy __array__ __bool__ __int__ __float__ __complex__ __index__ __contains__ data_ptr"
@@ -249,9 +249,7 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
         first = next(iter({"input", "tensor", "tensors", "self"} & kwargs.keys()), None)
         if first is not None:
             args, kwargs = (kwargs[first],), {key: kwargs[key] for key in kwargs if key != first}
-    name: str = getattr(func, "__name__", "a function")
-    if name == "__get__":  # of a property
-        name = func.__self__.__name__  # type: ignore[attr-defined]
+    name = _name(func)
     if name in _FORM:
         tensor = args[0]
         if name in _SIZES and tensor.label and any(w.shape != tensor.own.shape for w in tensor.worlds):
@@ -313,6 +311,16 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
             part.worlds = part.worlds if lost is None else (part.own,)
             part.weights, part.lost, part.label = weights, lost, label
     return into if isinstance(own, Tensor) else own
+
+
+def _name(func: Callable[..., Any]) -> str:
+    """Return the name of a function, or of the property that it gets."""
+    if func.__name__ == "__get__":
+        return str(func.__self__.__name__)  # type: ignore[attr-defined]
+    return func.__name__
+
+
+_name._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch 2.14 cannot trace its strings
 
 
 def _join(name: str, own: Any, worlds: list[Any], weights: Any, lost: str | None, label: bool) -> Any:

@@ -26,8 +26,8 @@ class MixMonitor(Callback):
     """Logs how batches are mixed: scalars at the trainer's logging interval, and a grid of mixed images.
 
     Scalars are ``msda/lam`` (the batch's mean weight of the own label, by step), ``msda/mixed`` and
-    ``msda/share/<method>`` (shares of the epoch's batches). The grid ``msda/mix`` shows the first batch of
-    an epoch, with lam and both labels in the captions: in W&B, TensorBoard or MLflow, and with any other
+    ``msda/share/<method>`` (shares of the epoch's batches). The grid ``msda/mix`` shows the first mixed batch
+    of an epoch, with lam and both labels in the captions: in W&B, TensorBoard or MLflow, and with any other
     logger as a file in the run's folder.
 
     Args:

@@ -13,8 +13,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-        if item.get_closest_marker("slow") and not os.environ.get("RUN_SLOW"):
-            item.add_marker(pytest.mark.skip(reason="slow: set RUN_SLOW=1"))
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 import lightning_msda
 from lightning_msda import MSDA, CutMix, FMix, Mixture, MixUp, RandomMix, ResizeMix, Step
 from lightning_msda.ops import interpolate
+from lightning_msda.randomness import sample_beta
 from lightning_msda.testing import check_method
 from tests.losses import CASES, K, N, mixtures_loss
 from tests.training import Classifier, basis, loader, make_trainer, shares
@@ -95,9 +97,8 @@ class LamPromised(CutMix):
 
     def mix(self, x: Tensor, step: Step) -> Mixture:
         mix = super().mix(x, step)
-        promised = torch.rand(1, generator=step.generator()).expand(len(x))
-        weights = torch.stack([promised, 1 - promised], 1)
-        return Mixture(mix.inputs, mix.partners, weights, mix.mask, mix.dims)
+        drawn = sample_beta(1.0, 1, step.generator()).expand(len(x)).to(x.dtype)
+        return replace(mix, weights=torch.stack([drawn, 1 - drawn], 1))
 
 
 class AlwaysTheSame(MixUp):

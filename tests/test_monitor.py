@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 from typing_extensions import override
 
 from lightning_msda import CutMix, FMix, MixUp, RandomMix, ResizeMix
@@ -149,7 +150,7 @@ def test_the_grid_is_a_file_in_the_runs_folder() -> None:
 
 def test_the_grid_shows_the_first_mixed_batch_of_the_epoch() -> None:
     watch(CutMix(), MixMonitor(images=2))
-    pixels = torch.tensor(list(read_picture("msda/mix-epoch0.png").convert("L").get_flattened_data()))
+    pixels = pil_to_tensor(read_picture("msda/mix-epoch0.png").convert("L")).flatten()
     width, height = grid_size(1, 2, (8, 8), titles=["CutMix"], captions=["lam 0.00  0 + 0"])
     pixels = pixels.view(height, width)
     mix = Recorder.trainings[-1].mixes[0]

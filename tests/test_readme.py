@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import nn
 
-from lightning_msda import MSDA, RandomMix
+from lightning_msda import MSDA, CutMix, RandomMix
 from lightning_msda.cli import main
 from lightning_msda.cli.recipes import recipe_names
 from tests.tools import workplace as workplace
@@ -64,7 +64,7 @@ def test_the_arguments_in_its_table_are_the_common_ones() -> None:
     table = README.partition("| argument |")[2].partition("\n\n")[0]
     for example in re.findall(r"`(\w+=[^`]+)`", table):
         name, _, value = example.partition("=")
-        method = RandomMix(**{name: eval(value)})
+        method = CutMix(**{name: eval(value)})
         assert isinstance(method, MSDA) and getattr(method, name) == eval(value)
 
 

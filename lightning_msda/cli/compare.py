@@ -46,7 +46,9 @@ def compare(args: list[str]) -> None:
         "--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of the trainings (0 1 2)"
     )
     parser.add_argument(
-        "--metric", default="test/acc", help="what is compared, logged when testing (test/acc)"
+        "--metric",
+        default="test/acc",
+        help="what is compared: a share in [0, 1] that the test logs, more being better (test/acc)",
     )
     parser.add_argument(
         "--out", default=Path("comparison"), type=Path, help="folder of the results (comparison)"
@@ -144,6 +146,11 @@ def _train(title: str, seed: int, arguments: list[str], metric: str, group: str)
         raise UsageError(
             f"The test logs no {metric!r}, only {', '.join(scores)}. Name one of them by --metric."
         )
+    if not 0 <= scores[metric] <= 1:
+        raise UsageError(
+            f"{metric} is {scores[metric]:.4g}, and what is compared must be a share in [0, 1] of which more"
+            " is better, such as an accuracy. Name one by --metric."
+        )
     folder = ""
     if isinstance(logger := app.trainer.logger, WandbLogger):
         folder = str(Path(logger.experiment.dir).parent)
@@ -159,9 +166,11 @@ def _draw_mixes(policies: Mapping[str, Sequence[str]], base: Sequence[str]) -> I
         x, labels = first_batch(app)
         display, methods = Display.of(app.datamodule), leaves_of(app)
         if methods:
-            mixes = [methods[i % len(methods)].mix(x, Step(seed=0, ordinal=i)) for i in range(8)]
+            draws = range(min(8, len(x)))
+            mixes = [methods[i % len(methods)].mix(x, Step(seed=0, ordinal=i)) for i in draws]
             rows.append([mixed_cells(mix, labels, display, 8)[i] for i, mix in enumerate(mixes)])
         else:
-            names = [display.label(label) for label in labels[:8]]
-            rows.append([Cell(display.image(image), name) for image, name in zip(x, names, strict=False)])
+            names = [""] * len(x) if labels is None else [display.label(label) for label in labels]
+            cells = [Cell(display.image(image), name) for image, name in zip(x, names, strict=True)]
+            rows.append(cells[:8])
     return draw_grid(rows, list(policies))

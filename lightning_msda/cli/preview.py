@@ -53,18 +53,17 @@ def preview(args: list[str]) -> None:
 
 
 def leaves_of(app: App) -> list[MSDA]:
-    """Return the methods that mix: the one that was named, or all that it chooses from.
+    """Return the methods that mix the input: the one that was named, or all that it chooses from.
 
     Args:
         app: The command line with its classes made.
     """
-    callbacks: list[Any] = app.trainer.callbacks  # type: ignore[attr-defined]
-    members = [member for c in callbacks if isinstance(c, MSDA) for member in c.members()]
-    return [member for member in members if member.members() == [member]]
+    members = [member for c in _callbacks(app) if isinstance(c, MSDA) for member in c.members()]
+    return [member for member in members if member.members() == [member] and member.at is None]
 
 
-def first_batch(app: App) -> tuple[Tensor, Tensor]:
-    """Return the images of the first training batch and their labels.
+def first_batch(app: App) -> tuple[Tensor, Tensor | None]:
+    """Return the images of the first training batch and their labels, if the method takes any.
 
     Args:
         app: The command line with its classes made.
@@ -77,11 +76,20 @@ def first_batch(app: App) -> tuple[Tensor, Tensor]:
     app.datamodule.prepare_data()
     app.datamodule.setup("fit")
     batch = next(iter(app.datamodule.train_dataloader()))
-    x = get(batch, find_inputs(batch)[0])
+    method = next((callback for callback in _callbacks(app) if isinstance(callback, MSDA)), None)
+    x = get(batch, find_inputs(batch, method.input_key if method else None)[0])
     if x.dim() != 4:
         raise UsageError(
             f"The inputs have shape {tuple(x.shape)}; only images (N, C, H, W) can be drawn so far."
         )
+    target_key = method.target_key if method else None
+    if target_key is False:
+        return x, None
     labels: list[Tensor] = []
-    map_tensors(get(batch, find_targets(batch)[0]), labels.append)
+    map_tensors(get(batch, find_targets(batch, target_key)[0]), labels.append)
     return x, labels[0]
+
+
+def _callbacks(app: App) -> list[Any]:
+    callbacks: list[Any] = app.trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks

@@ -66,7 +66,7 @@ COMMON = {
     "seed": 5,
 }
 METHODS: dict[str, dict[str, Any]] = {
-    "MixUp": {"alpha": {0: 1.0, 100: 0.2}, "at": "network.layer1", **COMMON},
+    "MixUp": {"alpha": {0: 1.0, 100: 0.2}, "at": "network.layer1", **COMMON, "dims": None},
     "CutMix": {"alpha": 0.3, **COMMON, "target_key": False, "input_key": 0},
     "FMix": {
         "alpha": 0.3,
@@ -93,6 +93,8 @@ METHODS: dict[str, dict[str, Any]] = {
         "weights": {0: [1.0, 2.0, 3.0], 5: [0.0, 1.0, 1.0]},
         "order": "cycle",
         **COMMON,
+        "per_sample": False,
+        "dims": None,
     },
 }
 

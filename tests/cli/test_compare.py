@@ -9,11 +9,13 @@ import statistics
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from lightning_msda.cli import main
 from lightning_msda.cli.report import Result, Row, format_table, plot, summarise, write_csv
@@ -350,3 +352,19 @@ def test_a_plot_grows_with_its_policies(policies: int) -> None:
     plot(Path("plot.png"), made, summarise(made), "test/acc")
     with Image.open("plot.png") as picture:
         assert picture.size == (7 * 150, round((0.5 * policies + 1.4) * 150))
+
+
+class NamedData(LightningDataModule):
+    """Batches that are not laid out as usual."""
+
+    def train_dataloader(self) -> Any:
+        x, y = torch.rand(12, 1, 8, 8), torch.arange(12)
+        return DataLoader([{"scan": a, "digit": b} for a, b in zip(x, y, strict=True)], batch_size=6)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("target", ["digit", "false"])
+def test_a_preview_reads_batches_as_the_method_does(target: str) -> None:
+    keys = ["--msda.input_key=scan", f"--msda.target_key={target}"]
+    data = ["--data", "tests.cli.test_compare.NamedData"]
+    main(["preview", "--config", "digits/cnn", "--data=null", *data, "--msda", "CutMix", *keys])
+    assert Path("mixes.png").is_file()

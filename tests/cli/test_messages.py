@@ -140,6 +140,10 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "method without a name": ([*BASE, "--msda"], ["--msda", "argument"]),
     "no model": (["fit"], ["model"]),
     "no method to draw": (["preview", "--config", "digits/cnn"], ["no method", "--msda FMix"]),
+    "metric that is no share": (
+        ["compare", "--config", "digits/cnn", "--policies", "none", "--seeds", "0", "--metric", "test/loss"],
+        ["test/loss is ", "share in [0, 1]", "--metric"],
+    ),
     "no policies": (["compare", "--config", "digits/cnn"], ["--policies"]),
     "word for seeds": (
         ["compare", "--config", "digits/cnn", "--policies", "none", "--seeds", "a"],

@@ -277,3 +277,22 @@ def test_the_printed_configuration_is_the_one_that_runs(
     assert printed["msda"]["class_path"].endswith("CutMix")
     assert printed["msda"]["init_args"]["alpha"] == 1.0
     assert printed["msda"]["init_args"].get("prob", 1.0) == 1.0
+
+
+@pytest.mark.parametrize("given", ["false", "False"])
+def test_inputs_alone_are_mixed_by_a_word_on_the_command_line(given: str) -> None:
+    method: Any = method_of("--msda", "MixUp", f"--msda.target_key={given}")
+    assert method.target_key is False
+
+
+def test_the_command_of_the_demo_is_one_that_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    makefile = (FOLDER.parent / "Makefile").read_text()
+    (recipes_,) = re.findall(r"^RECIPES := (.*)$", makefile, re.MULTILINE)
+    (command,) = re.findall(r"lightning-msda (compare .*?)\n\n", makefile, re.DOTALL)
+    words = command.replace("\\\n", " ").replace("$(RECIPES)", recipes_).split()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    words[words.index("--seeds") + 1 : words.index("--out")] = ["0"]
+    main([*words, "--trainer.max_epochs", "1"])
+    assert {path.name for path in Path("demo").iterdir()} >= {"table.csv", "plot.png", "mixes.png", "wandb"}
+    assert len((Path("demo") / "runs.csv").read_text().splitlines()) == 1 + len(recipes_.split())

@@ -38,7 +38,7 @@ SPECTRA: tuple[Spectrum, ...] = get_args(Spectrum)
 def equation_5(image: Tensor, lam: float, up: bool, max_soft: float) -> list[float]:
     """Return the weights of an image's elements: 1 for the top ``lam * n``, rounded up or down, else 0.
 
-    With ``max_soft`` there is an edge in between (METHODS.md 1.3, item 6).
+    With ``max_soft`` there is an edge in between (as in github.com/ecs-vlc/FMix).
     """
     values = image.flatten().tolist()
     n = len(values)

@@ -142,7 +142,7 @@ def test_masks_in_one_dimension_have_as_many_segments_as_equation_4_gives(
 ) -> None:
     n = 30_000
     here = segments(top_half(ours(n, (64,), delta))).clamp(max=5).bincount(minlength=6)[1:]
-    # What METHODS.md 1.3 measured, of fewer draws than these (standard error 0.003), and in two digits.
+    # Measured beforehand on the full transform of equation 4, with fewer draws (standard error 0.003).
     assert (here / n)[: len(chances)].tolist() == pytest.approx(chances, abs=error)
     there = segments(top_half(equation_4(n, (64,), delta))).clamp(max=5).bincount(minlength=6)[1:]
     often = here + there >= 20
@@ -158,7 +158,7 @@ def test_other_draws_come_from_another_generator_and_the_global_one_is_left_alon
 
 
 def official_power(spatial: tuple[int, ...], delta: float) -> Tensor:
-    """Return the mean power at every frequency of an image of the authors' code (METHODS.md 1.3, item 4).
+    """Return the mean power at every frequency of an image of the authors' code (github.com/ecs-vlc/FMix).
 
     The code lays the decayed noise out as (h, z, half of w, re or im). Rows 0 and 1 of h become real and
     imaginary part, and (re or im) the two lowest bins of the last dimension's half spectrum, which here
@@ -240,8 +240,7 @@ def test_official_marginals_are_those_measured_with_the_authors_code(
     images[:, 0] = 0
     shares = (images / images.sum(1, keepdim=True)).mean(0).view(spatial)
     others = tuple(dim for dim in range(len(spatial)) if dim != axis)
-    # The share of one image varies by up to 0.28. METHODS.md does not say of how many images its means
-    # are; 0.04 are three standard errors of 400.
+    # The share of one image varies by up to 0.28; 0.04 are three standard errors of 400.
     assert shares.sum(others)[: len(at_0_and_1)].tolist() == pytest.approx(at_0_and_1, abs=0.04)
 
 
@@ -253,7 +252,7 @@ def test_edges_of_oblong_masks_run_as_measured(
     spatial: tuple[int, int], official: bool, expected: tuple[float, float]
 ) -> None:
     masks = top_half(ours(3000, spatial, 3.0, official=official))
-    # A mask's count varies by 10 to 23, so METHODS.md's means by 1.6 if they are of 200 masks.
+    # A mask's count varies by 10 to 23, so means of 200 masks by 1.6.
     assert (edges(masks, 1), edges(masks, 2)) == pytest.approx(expected, abs=5)
 
 
