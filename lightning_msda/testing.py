@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import logging
 import pickle
 import random
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from typing_extensions import override
 from lightning_msda.callback import MSDA
 from lightning_msda.mixture import Mixture
 from lightning_msda.ops import along
+from lightning_msda.quiet import quiet
 from lightning_msda.randomness import Step
 
 __all__ = ["check_method"]
@@ -65,7 +64,7 @@ def check_method(
     mixes = [method.mix(x, Step(seed=1, ordinal=0)).inputs for x in (strided, strided.contiguous())]
     _require(torch.equal(*mixes), "a mix does not depend on how its inputs lie in memory")
     _require(type(pickle.loads(pickle.dumps(method))) is type(method), "a method can be pickled")
-    with _quiet():
+    with quiet():
         _check_training(make(), _basis(n, channels, tuple(spatial)), labels_follow_pixels)
 
 
@@ -235,19 +234,3 @@ def _first(shares: Tensor) -> str:
 def _require(kept: bool, law: str) -> None:
     if not kept:
         raise AssertionError(f"A law is broken: {law}.")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the Trainer from talking."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 import torchmetrics
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_msda import (
@@ -784,3 +785,26 @@ def test_under_manual_optimization_no_backward_takes_a_loss_without_mixed_labels
 
     with pytest.raises(MixedLossError, match="left torch through tolist|read them"):
         train(MixUp(), Manual(X[0].numel(), N))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_layer_that_runs_again_in_the_backward_pass_is_mixed_again(reentrant: bool) -> None:
+    class Checkpointed(TwoLayers):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            x, y = batch
+            inputs = x.flatten(1).requires_grad_()
+            features = checkpoint(self.embed, inputs, use_reentrant=reentrant)
+            return F.cross_entropy(self.head(features), y)
+
+    class Plain(TwoLayers):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return F.cross_entropy(self.head(self.embed(batch[0].flatten(1))), batch[1])
+
+    gradients = []
+    for kind in (Plain, Checkpointed):
+        torch.manual_seed(0)
+        module = kind()
+        data = DataLoader(TensorDataset(X.double(), Y), batch_size=N)
+        make_trainer(CutMix(at="embed", dims=[1], seed=0)).fit(module, data)
+        gradients.append(module.gradient)
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-14)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from lightning_msda import CutMix, FMix, MixedLossError, MixedTensor, MixUp, RandomMix, ResizeMix
+from lightning_msda import MSDA, CutMix, FMix, MixedLossError, MixedTensor, MixUp, RandomMix, ResizeMix
 from lightning_msda.boundaries import watched
 from lightning_msda.mixed_tensor import release, settle
 from tests.losses import CASES, K, N
@@ -94,6 +94,7 @@ class Compiled(Classifier):
         super().__init__(8 * 4 * 5, 8)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
         self.losses: list[float] = []
+        self.methods: list[str | None] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch
@@ -102,6 +103,8 @@ class Compiled(Classifier):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.losses.append(float(outputs["loss"]))
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        self.methods += [callback.last_method for callback in callbacks if isinstance(callback, MSDA)]
 
 
 def train(compile_it: Callable[[Compiled], Any], method: Callable[[], Any]) -> Compiled:
@@ -117,16 +120,19 @@ def train(compile_it: Callable[[Compiled], Any], method: Callable[[], Any]) -> C
 
 METHODS: dict[str, Callable[[], Any]] = {
     "mixed every other time": lambda: MixUp(prob=0.5, seed=1),
-    "another method each time": lambda: RandomMix([MixUp(), CutMix(), ResizeMix(), FMix()], prob=0.5, seed=1),
+    "another method each time": lambda: RandomMix([MixUp(), CutMix(), ResizeMix(), FMix()], prob=0.5, seed=2),
 }
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_compiled_module_is_one_graph_over_many_batches(method: str) -> None:
+def test_a_compiled_module_is_one_graph_over_many_batches(method: str, backend: str) -> None:
+    if backend == "inductor" and shutil.which("c++") is None:
+        pytest.skip("needs a compiler")
     eager = train(lambda module: module, METHODS[method])
-    compiled = train(
-        lambda module: torch.compile(module, fullgraph=True, backend="aot_eager"), METHODS[method]
-    )
+    members = METHODS[method]().members()
+    assert set(eager.methods) == {type(one).__name__ for one in members if one.members() == [one]} | {None}
+    compiled = train(lambda module: torch.compile(module, fullgraph=True, backend=backend), METHODS[method])
     assert compiled.losses == pytest.approx(eager.losses, rel=1e-5) and len(eager.losses) == 20
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lightning_msda"
 # Each room may import those before it, and from its own folder.
 ORDER = [
-    "randomness schedule",
+    "randomness schedule quiet",
     "ops",
     "blending",
     "mixture",

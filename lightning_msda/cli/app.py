@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,9 +17,10 @@ from typing_extensions import override
 from lightning_msda import MSDA, __version__, monitor
 from lightning_msda.cli.messages import UsageError, explain, explain_failure
 from lightning_msda.cli.recipes import find_recipe, read_recipe
+from lightning_msda.quiet import quiet
 from lightning_msda.reference import data, models, tasks
 
-__all__ = ["App", "quiet", "with_recipes"]
+__all__ = ["App", "with_recipes"]
 
 NAMED = (data, models, monitor, tasks)  # imported, so that their classes are found by short names
 
@@ -100,22 +98,6 @@ class Parser(LightningArgumentParser):
             if isinstance(action.choices, dict):  # the subcommands
                 options += [option.dest for parser in action.choices.values() for option in parser._actions]
         raise UsageError(explain(message, options))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let Lightning say nothing for a while."""
-    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 class SaveConfig(SaveConfigCallback):

@@ -10,12 +10,13 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL.Image import Image
 from typing_extensions import override
 
-from lightning_msda.cli.app import App, quiet
+from lightning_msda.cli.app import App
 from lightning_msda.cli.messages import UsageError, VerbParser
 from lightning_msda.cli.preview import first_batch, leaves_of
 from lightning_msda.cli.recipes import find_recipe, summary
 from lightning_msda.cli.report import Result, format_table, plot, summarise, write_csv
 from lightning_msda.pictures import Cell, Display, draw_grid, mixed_cells
+from lightning_msda.quiet import quiet
 from lightning_msda.randomness import Step
 
 __all__ = ["compare"]
