@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_images
 from torch.nn.functional import interpolate
 
 from lightning_msda import CutMix, FMix, MixUp, ResizeMix, Step
-from lightning_msda.pictures import Cell, Display, draw_grid, mixed_cells
+from lightning_msda.pictures import Cell, Display, draw_grid, mixed_cell
 
 IMAGES = Path(__file__).parent / "images"
 SIDE = 152
@@ -36,7 +36,7 @@ def draw_methods() -> None:
         cells = [Cell(x[row], display.classes[row]), Cell(x[1 - row], display.classes[1 - row])]
         for method in methods:
             mix = method.mix(x, PairedStep(step.seed, step.ordinal))
-            cells.append(mixed_cells(mix, y, display, 2)[row])
+            cells.append(mixed_cell(mix, y, display, row))
         rows.append(cells)
     headers = ["own", "partner", *(type(method).__name__ for method in methods)]
     draw_grid(rows, [""] * len(rows), headers).save(IMAGES / "methods.jpg", quality=88)

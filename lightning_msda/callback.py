@@ -24,7 +24,7 @@ from lightning_msda.schedule import Schedule, check_schedule, value_at
 from lightning_msda.span import Span
 from lightning_msda.targets import TargetKind
 
-__all__ = ["MSDA", "CommonArgs"]
+__all__ = ["MSDA", "CommonArgs", "find_method"]
 
 
 class CommonArgs(TypedDict, total=False):
@@ -152,6 +152,10 @@ class MSDA(Callback, ABC):
         """Return this method, or all those that it may choose from."""
         return [self]
 
+    def leaves(self) -> list[MSDA]:
+        """Return the methods that mix by themselves: this one, or those at the end of every choice."""
+        return [member for member in self.members() if member.members() == [member]]
+
     def choose(self, step: Step, draws: Generator) -> MSDA | None:
         """Return the method that mixes a batch, or None if the batch stays as it is.
 
@@ -250,7 +254,7 @@ class MSDA(Callback, ABC):
                 mixture = method.mix(x, step)
             else:
                 mixture, weights = Mixture.pending(x, step.partners(len(x)), per_sample=method.per_sample)
-                layer = Layer(find_layer(pl_module, method.at), method, step, weights, len(x))
+                layer = Layer(pl_module.get_submodule(method.at), method, step, weights, len(x))
         if method is not None:
             self.last_mix, self.last_method = mixture, type(method).__name__
         self._span = Span(
@@ -322,6 +326,16 @@ class MSDA(Callback, ABC):
                 " drop_last=True in the DataLoader if it is the rest of an epoch."
             )
         self._warned = True
+
+
+def find_method(trainer: Trainer) -> MSDA | None:
+    """Return the method among a trainer's callbacks, if there is one.
+
+    Args:
+        trainer: The trainer.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, MSDA)), None)
 
 
 def _global_seed(trainer: Trainer) -> int:

@@ -5,11 +5,21 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
-__all__ = ["Key", "Path", "find_inputs", "find_targets", "get", "map_tensors", "replace"]
+__all__ = [
+    "Key",
+    "Path",
+    "find_inputs",
+    "find_targets",
+    "first_labels",
+    "get",
+    "map_tensors",
+    "replace",
+    "tensors_in",
+]
 
 Key = int | str
 Path = tuple[Key, ...]
@@ -57,15 +67,26 @@ def find_targets(batch: Any, key: Key | Sequence[Key] | None = None) -> list[Pat
                 "The targets hold detection boxes, which none of the methods can mix: they mix class labels,"
                 " dense labels and values. With target_key=False the inputs are mixed alone."
             )
-        tensors: list[Tensor] = []
-        map_tensors(value, tensors.append)
-        if not tensors:
+        if not tensors_in(value):
             raise ValueError(
                 f"The target at {_spell(path)} is {_describe(value)}, which holds no tensor; the batch is"
                 f" {_describe(batch)}. Name the labels by target_key, or mix the inputs alone by"
                 " target_key=False."
             )
     return paths
+
+
+def first_labels(batch: Any, key: Key | Sequence[Key] | Literal[False] | None = None) -> Tensor | None:
+    """Return the first tensor of the targets, for a picture.
+
+    Args:
+        batch: As in `find_inputs`.
+        key: As in `find_targets`; False: there are none.
+
+    Raises:
+        ValueError: If they cannot be found.
+    """
+    return None if key is False else tensors_in(get(batch, find_targets(batch, key)[0]))[0]
 
 
 def get(batch: Any, path: Path) -> Any:
@@ -146,6 +167,17 @@ def map_tensors(value: Any, func: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, (list, tuple)):
         return replace(value, {(i,): map_tensors(item, func) for i, item in enumerate(value)})
     return value
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return every tensor in nested mappings and sequences.
+
+    Args:
+        value: As in `map_tensors`.
+    """
+    found: list[Tensor] = []
+    map_tensors(value, found.append)
+    return found
 
 
 def _usual_place(batch: Any, position: int, usual: tuple[str, ...], what: str) -> Path:

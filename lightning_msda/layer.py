@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from lightning_msda.fields import map_tensors, replace
+from lightning_msda.fields import replace, tensors_in
 from lightning_msda.mixture import Mixture
 from lightning_msda.randomness import Step
 
@@ -50,8 +50,7 @@ class Layer:
         """Return the output with its first tensor mixed."""
         if isinstance(output, Tensor):
             return self._mixed(output)
-        tensors: list[Tensor] = []
-        map_tensors(output, tensors.append)
+        tensors = tensors_in(output)
         if sum(tensor.is_floating_point() for tensor in tensors) > 1:
             raise ValueError(
                 f"{self.name!r} returned {len(tensors)} tensors, of which one alone would be mixed. Name a"

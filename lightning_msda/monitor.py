@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 from typing_extensions import override
 
-from lightning_msda.callback import MSDA
-from lightning_msda.fields import find_targets, get, map_tensors
+from lightning_msda.callback import find_method
+from lightning_msda.fields import first_labels
 from lightning_msda.pictures import Display, draw_grid, mixed_cells
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class MixMonitor(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._drawn_in = None
-        if _find_method(trainer) is None:
+        if find_method(trainer) is None:
             rank_zero_warn(
                 "MixMonitor has nothing to watch: give the Trainer a method too, such as RandomMix()."
             )
@@ -67,7 +66,7 @@ class MixMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        method = _find_method(trainer)
+        method = find_method(trainer)
         if method is None:
             return
         mixture = method.last_mix
@@ -81,7 +80,7 @@ class MixMonitor(Callback):
             self._drawn_in = epoch
             display = Display.of(trainer.datamodule)  # type: ignore[attr-defined]
             picture = draw_grid(
-                [mixed_cells(mixture, _labels(batch, method), display, self.images)],
+                [mixed_cells(mixture, first_labels(batch, method.target_key), display, self.images)],
                 [str(method.last_method)],
             )
             loggers: list[Logger | None] = [*trainer.loggers] or [None]
@@ -90,28 +89,13 @@ class MixMonitor(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if (method := _find_method(trainer)) is None:
+        if (method := find_method(trainer)) is None:
             return
         batches = max(1, self._counts.total())
         pl_module.log("msda/mixed", 1 - self._counts[None] / batches)
-        for member in method.members():
-            if member.members() == [member]:
-                name = type(member).__name__
-                pl_module.log(f"msda/share/{name}", self._counts[name] / batches)
-
-
-def _find_method(trainer: Trainer) -> MSDA | None:
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((callback for callback in callbacks if isinstance(callback, MSDA)), None)
-
-
-def _labels(batch: Any, method: MSDA) -> Tensor | None:
-    """Return the first labels of a batch, if it has any."""
-    if method.target_key is False:
-        return None
-    labels: list[Tensor] = []
-    map_tensors(get(batch, find_targets(batch, method.target_key)[0]), labels.append)
-    return labels[0]
+        for leaf in method.leaves():
+            name = type(leaf).__name__
+            pl_module.log(f"msda/share/{name}", self._counts[name] / batches)
 
 
 def _log_picture(trainer: Trainer, logger: Logger | None, picture: Image) -> None:

@@ -13,7 +13,7 @@ from lightning_msda.mixture import Mixture
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Cell", "Display", "draw_grid", "mixed_cells", "steps_of_mix"]
+__all__ = ["Cell", "Display", "draw_grid", "mixed_cell", "mixed_cells", "steps_of_mix"]
 
 _SIDE = 112  # pixels of an image's longer side, at least
 _GAP = 8
@@ -82,13 +82,22 @@ def mixed_cells(mixture: Mixture, labels: Tensor | None, display: Display, count
         display: How to show them.
         count: How many samples, at most.
     """
-    cells = []
-    for i in range(min(count, len(mixture.inputs))):
-        caption = f"lam {float(mixture.lam[i]):.2f}"
-        if labels is not None and (own := display.label(labels[i])):
-            caption += f"  {own} + {display.label(labels[int(mixture.partner[i])])}"
-        cells.append(Cell(display.image(mixture.inputs[i]), caption))
-    return cells
+    return [mixed_cell(mixture, labels, display, i) for i in range(min(count, len(mixture.inputs)))]
+
+
+def mixed_cell(mixture: Mixture, labels: Tensor | None, display: Display, i: int) -> Cell:
+    """Return one sample of a mix, captioned with lam and the labels of both sources.
+
+    Args:
+        mixture: As in `mixed_cells`.
+        labels: As in `mixed_cells`.
+        display: How to show it.
+        i: Which sample.
+    """
+    caption = f"lam {float(mixture.lam[i]):.2f}"
+    if labels is not None and (own := display.label(labels[i])):
+        caption += f"  {own} + {display.label(labels[int(mixture.partner[i])])}"
+    return Cell(display.image(mixture.inputs[i]), caption)
 
 
 def steps_of_mix(x: Tensor, mixture: Mixture, labels: Tensor | None, display: Display, i: int) -> list[Cell]:
@@ -107,9 +116,8 @@ def steps_of_mix(x: Tensor, mixture: Mixture, labels: Tensor | None, display: Di
         mask = mixture.lam[i].float().cpu().expand(1, *x.shape[2:])
     else:
         mask = mixture.mask.expand(len(x), *mixture.mask.shape[1:])[i].float().cpu().expand(1, *x.shape[2:])
-    mixed = mixed_cells(mixture, labels, display, i + 1)[i]
     sources = [Cell(display.image(x[j]), name) for j, name in zip((i, partner), names, strict=True)]
-    return [*sources, Cell(mask), mixed]
+    return [*sources, Cell(mask), mixed_cell(mixture, labels, display, i)]
 
 
 def draw_grid(rows: Sequence[Sequence[Cell]], titles: Sequence[str], headers: Sequence[str] = ()) -> Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from lightning_msda.cli.messages import UsageError, VerbParser
 from lightning_msda.cli.preview import first_batch, leaves_of
 from lightning_msda.cli.recipes import find_recipe, summary
 from lightning_msda.cli.report import Result, format_table, plot, summarise, write_csv
-from lightning_msda.pictures import Cell, Display, draw_grid, mixed_cells
+from lightning_msda.pictures import Cell, Display, draw_grid, mixed_cell
 from lightning_msda.quiet import quiet
 from lightning_msda.randomness import Step
 
@@ -121,19 +122,17 @@ def _train_all(
     """Train every policy with every seed, and say how long the rest will take."""
     first = next(iter(policies.values()))
     _train("", 0, [*base, *first, "--trainer.fast_dev_run=true"], metric, group)  # what loads on first use
-    runs, done, started = len(policies) * len(seeds), 0, time.perf_counter()
-    for seed in seeds:
-        for title, arguments in policies.items():
-            result = _train(title, seed, [*base, *arguments], metric, group)
-            done += 1
-            left = (time.perf_counter() - started) * (runs / done - 1)
-            print(
-                f"[{done:{len(str(runs))}}/{runs}] seed {seed}  {title:{max(map(len, policies))}}"
-                f"  {metric} {100 * result.score:5.2f} %  {result.seconds:4.1f} s"
-                f"  about {left // 60:.0f}:{left % 60:02.0f} left",
-                flush=True,
-            )
-            yield result
+    runs, started = len(policies) * len(seeds), time.perf_counter()
+    for done, (seed, (title, arguments)) in enumerate(itertools.product(seeds, policies.items()), 1):
+        result = _train(title, seed, [*base, *arguments], metric, group)
+        left = (time.perf_counter() - started) * (runs / done - 1)
+        print(
+            f"[{done:{len(str(runs))}}/{runs}] seed {seed}  {title:{max(map(len, policies))}}"
+            f"  {metric} {100 * result.score:5.2f} %  {result.seconds:4.1f} s"
+            f"  about {left // 60:.0f}:{left % 60:02.0f} left",
+            flush=True,
+        )
+        yield result
 
 
 def _train(title: str, seed: int, arguments: list[str], metric: str, group: str) -> Result:
@@ -169,7 +168,7 @@ def _draw_mixes(policies: Mapping[str, Sequence[str]], base: Sequence[str]) -> I
         if methods:
             draws = range(min(8, len(x)))
             mixes = [methods[i % len(methods)].mix(x, Step(seed=0, ordinal=i)) for i in draws]
-            rows.append([mixed_cells(mix, labels, display, 8)[i] for i, mix in enumerate(mixes)])
+            rows.append([mixed_cell(mix, labels, display, i) for i, mix in enumerate(mixes)])
         else:
             names = [""] * len(x) if labels is None else [display.label(label) for label in labels]
             cells = [Cell(display.image(image), name) for image, name in zip(x, names, strict=True)]

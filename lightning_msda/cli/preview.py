@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from lightning_msda.callback import MSDA
+from lightning_msda.callback import MSDA, find_method
 from lightning_msda.cli.app import App
 from lightning_msda.cli.messages import UsageError, VerbParser
-from lightning_msda.fields import find_inputs, find_targets, get, map_tensors
+from lightning_msda.fields import find_inputs, first_labels, get
 from lightning_msda.pictures import Display, draw_grid, steps_of_mix
 from lightning_msda.randomness import Step
 
@@ -58,8 +57,8 @@ def leaves_of(app: App) -> list[MSDA]:
     Args:
         app: The command line with its classes made.
     """
-    members = [member for c in _callbacks(app) if isinstance(c, MSDA) for member in c.members()]
-    return [member for member in members if member.members() == [member] and member.at is None]
+    method = find_method(app.trainer)
+    return [leaf for leaf in method.leaves() if leaf.at is None] if method else []
 
 
 def first_batch(app: App) -> tuple[Tensor, Tensor | None]:
@@ -76,20 +75,10 @@ def first_batch(app: App) -> tuple[Tensor, Tensor | None]:
     app.datamodule.prepare_data()
     app.datamodule.setup("fit")
     batch = next(iter(app.datamodule.train_dataloader()))
-    method = next((callback for callback in _callbacks(app) if isinstance(callback, MSDA)), None)
+    method = find_method(app.trainer)
     x = get(batch, find_inputs(batch, method.input_key if method else None)[0])
     if x.dim() != 4:
         raise UsageError(
             f"The inputs have shape {tuple(x.shape)}; only images (N, C, H, W) can be drawn so far."
         )
-    target_key = method.target_key if method else None
-    if target_key is False:
-        return x, None
-    labels: list[Tensor] = []
-    map_tensors(get(batch, find_targets(batch, target_key)[0]), labels.append)
-    return x, labels[0]
-
-
-def _callbacks(app: App) -> list[Any]:
-    callbacks: list[Any] = app.trainer.callbacks  # type: ignore[attr-defined]
-    return callbacks
+    return x, first_labels(batch, method.target_key if method else None)

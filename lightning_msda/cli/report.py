@@ -68,9 +68,12 @@ def summarise(results: Sequence[Result]) -> list[Row]:
         std = statistics.stdev(scores[policy]) if len(scores[policy]) > 1 else 0.0
         gains = [own - other for own, other in zip(scores[policy], scores[first], strict=True)]
         gain, spread = statistics.mean(gains), statistics.stdev(gains) if len(gains) > 1 else 0.0
-        verdict = "helps" if gain > spread else "within the spread" if gain > 0 else "does not help"
-        if len(gains) == 1 or policy == first:
-            verdict = "" if policy == first else "one seed"
+        if policy == first:
+            verdict = ""
+        elif len(gains) == 1:
+            verdict = "one seed"
+        else:
+            verdict = "helps" if gain > spread else "within the spread" if gain > 0 else "does not help"
         rows.append(Row(policy, mean, std, gain, verdict, times[policy] / times[first]))
     return rows
 
