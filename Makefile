@@ -16,13 +16,14 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test lint docs contract clean
 
 help:
 	@echo "make demo   train a small CNN on digits under seven policies: a table, a plot, pictures (3 minutes)"
 	@echo "make test   the test suite (5 minutes)"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   the documentation, in docs/_build"
+	@echo "make contract  docs/contract.md anew, from the marks of the tests"
 	@echo "make clean  remove what these made"
 
 $(VENV)/demo: pyproject.toml
@@ -48,6 +49,9 @@ lint: $(VENV)/dev
 docs: $(VENV)/dev
 	$(BIN)/python docs/draw.py
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build
+
+contract: $(VENV)/dev
+	$(BIN)/python -m pytest -q --collect-only --write-contract tests/contract >/dev/null
 
 clean:
 	rm -rf $(VENV) demo docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

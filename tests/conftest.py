@@ -8,6 +8,17 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.contract.page import PAGE, written
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-contract", action="store_true", help="write docs/contract.md anew")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.getoption("--write-contract"):
+        PAGE.write_text(written(session.items))
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:

@@ -20,7 +20,7 @@ from lightning_msda.testing import check_method
 from tests.losses import CASES, K, N, mixtures_loss
 from tests.training import Classifier, basis, loader, make_trainer, shares
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 METHODS: list[Callable[..., MSDA]] = [
     kind
     for name in lightning_msda.__all__
