@@ -16,11 +16,12 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo test lint docs contract clean
+.PHONY: help demo test lint slow docs contract clean
 
 help:
 	@echo "make demo   train a small CNN on digits under seven policies: a table, a plot, pictures (3 minutes)"
 	@echo "make test   the test suite (5 minutes)"
+	@echo "make slow   the tests that take minutes"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   the documentation, in docs/_build"
 	@echo "make contract  docs/contract.md anew, from the marks of the tests"
@@ -40,6 +41,9 @@ demo: $(VENV)/demo
 
 test: $(VENV)/dev
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4
+
+slow: $(VENV)/dev
+	@$(BIN)/python -m pytest -q -m slow -n auto --maxprocesses 4
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

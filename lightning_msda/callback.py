@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Generator, Tensor
@@ -41,7 +42,9 @@ class CommonArgs(TypedDict, total=False):
         criterion: Name of the module's loss, an attribute or a method, for a loss that leaves torch: it is
             called once for each source. Default: none, whatever torch dispatches is mixed.
         input_key: Index, name or dotted path of the inputs in the batch, or a list of them that share one
-            mask. Default: the first of a pair, or one of the usual names.
+            mask, such as ``[input_ids, attention_mask]``; ``at`` mixes the features of the first. Interpolated
+            samples have the union of their sources' attention masks: of booleans, and of integers with
+            ``mask`` in their name. Default: the first of a pair, or one of the usual names.
         target_key: The same for the targets; ``false`` mixes the inputs alone.
         target: ``class`` for targets whose losses are mixed (also floating-point 0 and 1, if metrics must
             see them whole), ``value`` for targets that are mixed themselves. Default: integers are classes,
@@ -192,6 +195,7 @@ class MSDA(Callback, ABC):
             )
         if stage == "fit":
             self._seed = self.seed
+            _warn_of_finders(callbacks)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -261,7 +265,7 @@ class MSDA(Callback, ABC):
             trainer.strategy,
             batch,
             mixture,
-            inputs=inputs if method is not None and layer is None else inputs[:1],
+            inputs=inputs if method is not None else inputs[:1],
             targets=targets,
             kind=self.target,
             automatic=pl_module.automatic_optimization,
@@ -336,6 +340,12 @@ def find_method(trainer: Trainer) -> MSDA | None:
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback for callback in callbacks if isinstance(callback, MSDA)), None)
+
+
+def _warn_of_finders(callbacks: Sequence[Callback]) -> None:
+    """Say that a search for the learning rate or the batch size trains without mixing."""
+    for name in [type(c).__name__ for c in callbacks if isinstance(c, (LearningRateFinder, BatchSizeFinder))]:
+        rank_zero_warn(f"{name} searches without mixing: Lightning takes the other callbacks out meanwhile.")
 
 
 def _global_seed(trainer: Trainer) -> int:

@@ -40,7 +40,18 @@ class Layer:
         self._step = step
         self._weights = weights
         self._n = n
+        self._foreseen: list[list[int]] = []
         self._handle = module.register_forward_hook(self._mix_output)
+
+    def foresee(self, other: Tensor) -> Mixture:
+        """Return how another input must be mixed beside the layer's features: by the same draws.
+
+        Args:
+            other: Shape ``(N, ...)``; for methods with a mask, of the features' sizes where it runs.
+        """
+        mixture = self._method.mix(other if other.is_floating_point() else other.float(), self._step)
+        self._foreseen.append(_masked_sizes(mixture))
+        return mixture
 
     def close(self) -> None:
         """Leave the layer as it was; a second time does nothing."""
@@ -74,9 +85,19 @@ class Layer:
                 f"{self.name!r} returned features of shape {tuple(features.shape)}, and a mask could run over"
                 " either dimension: say dims=[1] for tokens (N, T, E) or dims=[2] for signals (N, C, L)."
             )
+        sizes = _masked_sizes(mixture)
+        if any(other != sizes for other in self._foreseen):
+            raise ValueError(
+                f"At {self.name!r} the mask has sizes {sizes}, but beside it other inputs were mixed by masks"
+                f" of sizes {self._foreseen}. Leave them out of input_key, or name another layer by at."
+            )
         self._weights.copy_(mixture.weights[: len(self._weights)])
         self.mixture = dataclasses.replace(mixture, inputs=mixture.inputs.detach())
         return mixture.inputs
+
+
+def _masked_sizes(mixture: Mixture) -> list[int]:
+    return [mixture.inputs.size(dim) for dim in mixture.dims]
 
 
 def find_layer(module: nn.Module, name: str) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
@@ -139,21 +139,26 @@ class Mixture:
         """
         return [other, *(other.index_select(0, partner) for partner in self.partners.unbind(1))]
 
-    def follow(self, other: Tensor) -> Tensor:
+    def follow(self, other: Tensor, *, marks: bool = False) -> Tensor:
         """Mix another tensor of the batch as the inputs were mixed.
 
         Args:
             other: Shape ``(N, ...)``; where there is a mask, with the dimensions that it runs over.
+            marks: Whether it says which positions count, as attention masks do. Interpolated samples have
+                those that count in any of their sources.
 
         Raises:
             ValueError: If the mask does not fit, or integers would have to be interpolated.
         """
         interpolated = self.mask is None or self.mask.is_floating_point()
         if interpolated and not other.is_floating_point():
+            if marks:
+                return reduce(torch.maximum, self.sources(other))
             raise ValueError(
                 f"The inputs were interpolated, which {other.dtype} of shape {tuple(other.shape)} cannot"
                 " follow. Use a method with a hard mask, CutMix or FMix with max_soft=0; or leave this tensor"
-                " out of input_key."
+                " out of input_key. (Of booleans, and of fields with 'mask' in their names, the union is"
+                " taken.)"
             )
         if self.mask is None:
             return blend(self.sources(other), self.label_weights)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
@@ -70,7 +71,7 @@ class Span:
         self.automatic = automatic
         self.criterion = criterion
         self.layer = layer
-        self.inputs = {path: mixture.follow(get(batch, path)) for path in inputs[1:]}
+        self.inputs = {path: self._beside(path) for path in inputs[1:]}
         self.inputs[inputs[0]] = mixture.inputs
         self._before = {name: vars(strategy).get(name) for name in ("training_step", "backward")}
         self._step, self._backward = strategy.training_step, strategy.backward
@@ -125,6 +126,12 @@ class Span:
                 " layer that the training step runs."
             )
         return self._hand_back(output)
+
+    def _beside(self, path: Path) -> Tensor:
+        """Return another input, mixed as the first one or as the layer's features."""
+        other: Tensor = get(self.batch, path)
+        mixture = self.mixture if self.layer is None else self.layer.foresee(other)
+        return mixture.follow(other, marks=other.dtype == torch.bool or "mask" in str(path[-1]))
 
     def _mix_target(self, target: Tensor) -> Tensor:
         return mix_target(target, self.mixture, self.kind if self.layer is None else "class")

@@ -684,15 +684,33 @@ def test_other_inputs_stay_whole_in_a_batch_that_is_not_mixed(prob: float) -> No
     make_trainer(method).fit(Reads(X[0].numel(), N), DataLoader(rows * 4, batch_size=N))  # type: ignore[arg-type]
 
 
-def test_at_a_layer_other_inputs_are_left_alone() -> None:
+def test_at_a_layer_other_inputs_are_mixed_at_once_by_the_same_draws() -> None:
     class Reads(TwoLayers):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            assert torch.equal(batch[0], X.double()) and torch.equal(batch[1], X.double())
+            self.inputs = batch[:2]
             return super().training_step((batch[0], batch[2]), batch_idx)
 
     data = TensorDataset(X.double(), X.double(), Y)
-    method = MixUp(at="embed", input_key=[0, 1], target_key=2)
-    make_trainer(method).fit(Reads(), DataLoader(data, batch_size=N))
+    method = MixUp(at="embed", input_key=[0, 1], target_key=2, per_sample=True)
+    module = Reads()
+    make_trainer(method).fit(module, DataLoader(data, batch_size=N))
+    assert method.last_mix is not None
+    own, partner = shares(module.inputs[1])
+    mixed = method.last_mix.partner != torch.arange(N)
+    torch.testing.assert_close(own[mixed], method.last_mix.lam[mixed])
+    assert torch.equal(partner, method.last_mix.partner)
+    assert torch.equal(module.inputs[0], X.double())
+
+
+def test_another_input_that_the_layers_mask_does_not_fit_is_refused() -> None:
+    class Reads(TwoLayers):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step((batch[0], batch[2]), batch_idx)
+
+    data = TensorDataset(X, X.flatten(2).sum(1).repeat(1, 2), Y)
+    method = CutMix(at="embed", dims=[1], input_key=[0, 1], target_key=2)
+    with pytest.raises(ValueError, match=r"'embed' the mask has sizes \[8\], but beside it.*\[\[40\]\]"):
+        make_trainer(method).fit(Reads(), DataLoader(data, batch_size=N))
 
 
 def test_a_layer_that_returns_several_tensors_is_refused() -> None:

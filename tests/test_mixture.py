@@ -242,3 +242,15 @@ def test_what_follows_is_neither_written_to_nor_returned(method: str) -> None:
     mix = mixup(x, generator=seeded()) if method == "mixup" else METHODS[method](x)
     mix.follow(other).zero_()
     assert torch.equal(other, before)
+
+
+def test_interpolated_samples_have_the_union_of_what_counts() -> None:
+    counts = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    x = torch.rand(2, 3)
+    mix = Mixture.of_pairs(x, torch.tensor([1, 0]), torch.tensor([0.4]))
+    assert mix.follow(counts, marks=True).tolist() == [[1, 1, 0], [1, 1, 0]]
+    assert mix.follow(counts.bool(), marks=True).tolist() == [[True, True, False], [True, True, False]]
+    with pytest.raises(
+        ValueError, match="torch.int64 of shape \\(2, 3\\) cannot follow.*'mask' in their names"
+    ):
+        mix.follow(counts)
