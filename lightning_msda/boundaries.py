@@ -2,11 +2,13 @@
 
 Scripted functions, constructors of tensors and `vmap` are called in every world instead. What a custom
 autograd function or a metric makes of mixed labels is the own world's, and lost for the loss. A collective
-is a way by which labels leave torch: other processes have another lam.
+is a way by which labels leave torch: other processes have another lam. And torch.compile's tracer is made
+to ask where torch does.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -27,9 +29,8 @@ _COLLECTIVES = (
 )
 
 _UNASKED = (
-    "torch.compile computed with the own labels only: it does not ask labels in an index of several parts,"
-    " z[arange(n), y], or that are written into another tensor. Write z.gather(1, y[:, None]) and one_hot(y),"
-    " or exclude the function from compilation by @torch.compiler.disable."
+    "torch.compile computed with the own labels only. Exclude the function that reads them from compilation"
+    " by @torch.compiler.disable."
 )
 
 
@@ -37,7 +38,7 @@ _UNASKED = (
 def watched() -> Iterator[None]:
     """Watch these calls; afterwards they are torch's own again."""
     with ExitStack() as stack:
-        for owner, name, wrap in _CALLS:
+        for owner, name, wrap in [*_CALLS, *_calls_of_the_compiler()]:
             stack.enter_context(_replaced(owner, name, wrap))
         yield
 
@@ -107,6 +108,47 @@ def _collective(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(*args, **kwargs)
 
     return call
+
+
+@cache
+def _flatten(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the compiler look for labels in tuples too: ``z[arange(n), y]``."""
+    variables = sys.modules["torch._dynamo.variables"]
+
+    def flatten(arguments: Any) -> list[Any]:
+        flat = []
+        for argument in original(arguments):
+            inner = argument.items if isinstance(argument, variables.TupleVariable) else None
+            flat += [argument] if inner is None else flatten(inner)
+        return flat
+
+    return flatten
+
+
+@cache
+def _assign(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the compiler ask where an item is assigned: ``hot[arange(n), y] = 1``."""
+    torch_function = sys.modules["torch._dynamo.variables.torch_function"]
+    builder = sys.modules["torch._dynamo.variables.builder"]
+
+    def assign(self: Any, tracer: Any, key: Any, value: Any) -> Any:
+        arguments = (self, key, value)
+        if value is None or not torch_function.can_dispatch_torch_function(tracer, arguments, {}):
+            return original(self, tracer, key, value)
+        function = builder.SourcelessBuilder.create(tracer, torch.Tensor.__setitem__)
+        torch_function.dispatch_torch_function(tracer, function, arguments, {})
+        return builder.SourcelessBuilder.create(tracer, None)
+
+    return assign
+
+
+def _calls_of_the_compiler() -> list[tuple[Any, str, Callable[[Any], Any]]]:
+    """Return the calls of dynamo's tracer that do not ask as torch does, if it is in use."""
+    torch_function = sys.modules.get("torch._dynamo.variables.torch_function")
+    if torch_function is None:
+        return []
+    tensor = sys.modules["torch._dynamo.variables.tensor"].TensorVariable
+    return [(torch_function, "_flatten_vts", _flatten), (tensor, "mp_ass_subscript_impl", _assign)]
 
 
 _CALLS: list[tuple[Any, str, Callable[[Any], Any]]] = [

@@ -42,9 +42,9 @@ class CommonArgs(TypedDict, total=False):
         criterion: Name of the module's loss, an attribute or a method, for a loss that leaves torch: it is
             called once for each source. Default: none, whatever torch dispatches is mixed.
         input_key: Index, name or dotted path of the inputs in the batch, or a list of them that share one
-            mask, such as ``[input_ids, attention_mask]``; ``at`` mixes the features of the first. Interpolated
-            samples have the union of their sources' attention masks: of booleans, and of integers with
-            ``mask`` in their name. Default: the first of a pair, or one of the usual names.
+            mask, such as ``[input_ids, attention_mask]``; ``at`` mixes the features of the first. Attention
+            masks beside interpolated samples are joined; they are booleans, or integers with ``mask`` in
+            their name. Default: the first of a pair, or one of the usual names.
         target_key: The same for the targets; ``false`` mixes the inputs alone.
         target: ``class`` for targets whose losses are mixed (also floating-point 0 and 1, if metrics must
             see them whole), ``value`` for targets that are mixed themselves. Default: integers are classes,

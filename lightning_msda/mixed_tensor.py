@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._dynamo import eval_frame as _eval_frame
+from torch._guards import TracingContext
 from typing_extensions import override
 
 from lightning_msda import ledger
@@ -108,6 +110,14 @@ class MixedTensor(Tensor):
             return func(*_replace(args, settle), **_replace(kwargs, settle))
         with torch._C.DisableTorchFunctionSubclass():
             return _compute(func, args, kwargs)
+
+
+# Where a graph breaks, the next one begins in the user's code, not in ours. (It is traced all the same where
+# it is called from compiled code.)
+_eval_frame.set_code_exec_strategy(
+    MixedTensor.__torch_function__.__func__.__code__,  # type: ignore[attr-defined]
+    _eval_frame._FrameExecStrategy(_eval_frame._FrameAction.SKIP, _eval_frame._FrameAction.SKIP),
+)
 
 
 def settle(loss: Tensor) -> Tensor:
@@ -252,7 +262,8 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
     name = _name(func)
     if name in _FORM:
         tensor = args[0]
-        if name in _SIZES and tensor.label and any(w.shape != tensor.own.shape for w in tensor.worlds):
+        told = name in _SIZES and tensor.label and any(w.shape != tensor.own.shape for w in tensor.worlds)
+        if told and TracingContext.try_get() is None:  # a compiler that looks at its arguments keeps nothing
             ledger.note_leak(name)
         return func(tensor.own, *args[1:], **kwargs)
     mixed = _find((args, kwargs))
@@ -274,6 +285,11 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
     weights, lost = _meet(mixed, name)
     into = _written(name, args, kwargs)
     if into is not None:
+        if not isinstance(into, MixedTensor):
+            if torch.compiler.is_dynamo_compiling():
+                torch._dynamo.graph_break()  # a traced tensor cannot become another one
+            if _has_other_readers(into):
+                ledger.note_leak(f"{name}, which wrote them into memory that another tensor or array shares")
         into = _adopt(into, max(len(tensor.worlds) for tensor in mixed), weights)
         mixed = [into, *(tensor for tensor in mixed if tensor is not into)]
     met = None
@@ -357,7 +373,9 @@ def _meet(mixed: list[MixedTensor], name: str) -> tuple[Tensor | None, str | Non
 def _adopt(into: Tensor, k: int, weights: Tensor | None) -> MixedTensor:
     """Let a tensor that labels are written into live in k worlds from now on."""
     if not isinstance(into, MixedTensor):
-        home, base, own = type(into), into._base, into.view_as(into)
+        home, base = type(into), into._base
+        # A compiler that meets it later must not take its own world for a view of it.
+        own = into.view_as(into) if into.requires_grad else into.detach()
         if base is None:
             others = [own.clone() for _ in range(1, k)]
         else:  # a view: its other worlds are views of the base's
@@ -377,6 +395,19 @@ def _adopt(into: Tensor, k: int, weights: Tensor | None) -> MixedTensor:
         into.worlds += tuple(into.worlds[0].clone() for _ in range(len(into.worlds), k))
         into.weights = weights
     return into
+
+
+def _has_other_readers(into: Tensor) -> bool:
+    """Tell whether a plain tensor's memory is known to someone beside it and the tensor it is a view of.
+
+    They would read the own labels there as plain numbers.
+    """
+    if type(into) is not Tensor or into.layout is not torch.strided or isinstance(into._base, MixedTensor):
+        return False
+    storage = into.untyped_storage()  # itself one user more
+    users: int = torch._C._storage_Use_Count(storage._cdata)
+    owned = storage.resizable() or storage.is_shared()  # otherwise by an array
+    return users > (2 if into._base is None else 3) or not owned
 
 
 def _make(
@@ -401,10 +432,8 @@ def _face(own: Tensor) -> Tensor:
     Inside of a compiled function that is what stands in a tuple or is written; there it finds values that
     no index and no loss survives.
     """
-    if own.requires_grad or not torch.compiler.is_dynamo_compiling():
+    if own.requires_grad or own.dtype == torch.bool or not torch.compiler.is_dynamo_compiling():
         return own
-    if own.dtype == torch.bool:
-        return own.new_empty(0)
     return torch.full_like(own, torch.nan if own.is_floating_point() else torch.iinfo(own.dtype).min)
 
 

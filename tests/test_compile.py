@@ -14,14 +14,15 @@ from torch._dynamo.utils import counters
 
 from lightning_msda import MSDA, CutMix, FMix, MixedLossError, MixedTensor, MixUp, RandomMix, ResizeMix
 from lightning_msda.boundaries import watched
-from lightning_msda.mixed_tensor import release, settle
+from lightning_msda.mixed_tensor import refuse_unread, release, settle
 from tests.losses import CASES, K, N
 from tests.training import Classifier, basis, loader, make_trainer
 
 BACKENDS = ["aot_eager", *(["inductor"] if shutil.which("g++") or shutil.which("clang++") else [])]
-# Dynamo asks no tensor inside of a tuple, nor one that is written, and cannot follow a change of class.
-UNASKED = {"index", "setitem", "written into a view", "loop", "ArcFace, in place", "ArcFace, by index"}
-UNASKED |= {"labels edited in place"}
+# A plain tensor that labels are written into becomes a mixed one, which breaks the graph; so does a loop.
+BREAKING = {"setitem", "loop", "ArcFace, in place", "ArcFace, by index", "labels edited in place"}
+# The view that a graph hands out shares the memory of the tensor it hands out as well.
+SHARING = "written into a view"
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,9 @@ def labels(per_sample: bool, seed: int) -> MixedTensor:
         (name, per_sample, backend)
         for backend in BACKENDS
         for name in (
-            sorted(CASES.keys() - UNASKED) if backend == "aot_eager" else ["class weights", "focal", "Dice"]
+            sorted(CASES.keys() - BREAKING - {SHARING})
+            if backend == "aot_eager"
+            else ["class weights", "focal", "Dice"]
         )
         for per_sample in ([False] if CASES[name].by_sample == "refused" else [False, True])
     ],
@@ -66,25 +69,76 @@ def test_a_compiled_loss_is_one_graph_and_the_mixtures(name: str, per_sample: bo
     assert counters["stats"]["unique_graphs"] == 1
 
 
-@pytest.mark.parametrize("backend", BACKENDS[-1:])
-@pytest.mark.parametrize("name", sorted(UNASKED))
-def test_where_dynamo_does_not_ask_a_compiled_loss_is_refused_or_right(name: str, backend: str) -> None:
-    loss = CASES[name].loss
-    x = torch.randn(N, 8, dtype=torch.float64).requires_grad_()
-    wanted = settle(loss(x, labels(False, 0)))
-    release()
-    try:
+def prototypes(x: Tensor, y: Tensor) -> Tensor:
+    centers = torch.zeros(K, x.size(1), dtype=x.dtype).index_add_(0, y, x.detach())
+    return (x - centers[y]).square().mean()
+
+
+def valid_ones(x: Tensor, y: Tensor) -> Tensor:
+    valid = y != 2
+    return F.cross_entropy(x[:, :K][valid], y[valid]) + x[y == 3].square().sum()
+
+
+def by_helper(x: Tensor, y: Tensor) -> Tensor:
+    """Compiles what has no gradient of its own."""
+    return -(hot(y) * F.log_softmax(x[:, :K], 1)).sum(1).mean() + (looked_up(y) * x[:, 0]).mean()
+
+
+@torch.compile(backend=BACKENDS[-1])
+def hot(y: Tensor) -> Tensor:
+    zeros = torch.zeros(N, K, dtype=torch.float64)
+    zeros[torch.arange(N), y] = 1.0
+    return zeros
+
+
+@torch.compile(backend=BACKENDS[-1])
+def looked_up(y: Tensor) -> Tensor:
+    return torch.linspace(0, 1, N * K, dtype=torch.float64).view(N, K)[torch.arange(N), y]
+
+
+OTHERS = {"prototypes": prototypes, "valid ones": valid_ones}
+LOSSES = {name: CASES[name].loss for name in sorted(BREAKING)} | OTHERS
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [(name, "aot_eager") for name in LOSSES] + [("ArcFace, by index", backend) for backend in BACKENDS[1:]],
+)
+def test_a_compiled_loss_that_breaks_the_graph_is_the_mixtures(name: str, backend: str) -> None:
+    compiled: Callable[..., Tensor] = torch.compile(LOSSES[name], backend=backend)
+    assert_mixed(compiled, LOSSES[name])
+
+
+def test_a_compiled_helper_of_an_eager_loss_is_asked() -> None:
+    def eager(x: Tensor, y: Tensor) -> Tensor:
+        picked = torch.linspace(0, 1, N * K, dtype=torch.float64).view(N, K)[torch.arange(N), y]
+        return F.cross_entropy(x[:, :K], y) + (picked * x[:, 0]).mean()
+
+    assert_mixed(by_helper, eager)
+
+
+def assert_mixed(loss: Callable[[Tensor, Tensor], Tensor], plain: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Hold a loss of mixed labels, and its gradient, against the formula on plain ones."""
+    for seed in range(3):
+        x = torch.randn(N, 8, dtype=torch.float64).requires_grad_()
+        mixed = labels(False, seed)
+        assert mixed.weights is not None
+        losses = [plain(x, world.clone()) for world in mixed.worlds]
+        wanted = mixed.weights[0] * losses[0] + mixed.weights[1] * losses[1]
         with watched():
-            value = settle(torch.compile(loss, backend=backend)(x, labels(False, 0)))
-    except (MixedLossError, torch._dynamo.exc.TorchDynamoException, IndexError, RuntimeError):
-        return  # loud, in a sentence where it is ours
-    torch.testing.assert_close(value, wanted)
+            value = settle(loss(x, mixed))
+        torch.testing.assert_close(value, wanted)
+        torch.testing.assert_close(torch.autograd.grad(value, x), torch.autograd.grad(wanted, x))
+        release()
 
 
-def test_an_index_that_dynamo_does_not_ask_is_named_in_the_error() -> None:
-    compiled = torch.compile(CASES["index"].loss, backend="aot_eager")
-    with pytest.raises(Exception, match=r"z\[arange\(n\), y\].*gather"), watched():
-        settle(compiled(torch.randn(N, 8, dtype=torch.float64).requires_grad_(), labels(False, 0)))
+def test_labels_written_into_shared_memory_by_a_compiled_loss_are_refused() -> None:
+    compiled = torch.compile(CASES[SHARING].loss, backend=BACKENDS[-1])
+    x = torch.randn(N, 8, dtype=torch.float64).requires_grad_()
+    y = labels(False, 0)
+    with pytest.raises(MixedLossError, match="memory that another tensor or array shares"), watched():
+        loss = compiled(x, y)
+        refuse_unread() if type(loss) is Tensor else settle(loss)
 
 
 class Compiled(Classifier):

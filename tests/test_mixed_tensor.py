@@ -370,7 +370,29 @@ def weighed_by_accuracy(scores: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(scores, y) * (1 - (scores.argmax(1) == y).double().mean().item())
 
 
+def read_by_an_earlier_view(scores: Tensor, y: Tensor) -> Tensor:
+    hot = torch.zeros(N, K, dtype=scores.dtype)
+    flat = hot.view(-1)
+    hot.scatter_(1, y[:, None], 1)
+    return F.cross_entropy(scores, y) - (flat * scores.view(-1)).mean()
+
+
+def read_through_data(scores: Tensor, y: Tensor) -> Tensor:
+    hot = torch.zeros(N, K, dtype=scores.dtype)
+    hot.data[torch.arange(N), y] = 1
+    return F.cross_entropy(scores, y) - (hot * scores).mean()
+
+
+def read_by_an_array(scores: Tensor, y: Tensor) -> Tensor:
+    array = torch.zeros(N, K, dtype=scores.dtype).numpy()
+    torch.from_numpy(array).scatter_(1, y[:, None], 1)
+    return F.cross_entropy(scores, y) - (torch.from_numpy(array.copy()) * scores).mean()
+
+
 LEAVING = {
+    "an earlier view": (read_by_an_earlier_view, "shares"),
+    "the data": (read_through_data, "shares"),
+    "an array": (read_by_an_array, "shares"),
     "pairs of a class": (metric_learning, "__bool__"),
     "a number of samples": (counted_where_known, "item"),
     "an accuracy": (weighed_by_accuracy, "item"),
