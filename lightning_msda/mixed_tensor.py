@@ -28,6 +28,7 @@ from typing_extensions import override
 
 from lightning_msda import ledger
 from lightning_msda.blending import blend, reduced
+from lightning_msda.effects import calls_alike
 from lightning_msda.rows import follow_rows
 
 __all__ = [
@@ -298,6 +299,7 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
         met = reduced(func, name, calls, weights)
         if met is not None and met.requires_grad:
             return _make(met, met, (met,), None, None, label=False)
+    func = calls_alike(func, name, mixed[0].own.device)
     # A loss that leaves the graph is from here on seen as the mixture's.
     leaves = (name in ("detach", "data") or not torch.is_grad_enabled()) and any(map(_is_loss, mixed))
     own = call(_seen if leaves else _own)

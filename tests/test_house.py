@@ -16,7 +16,7 @@ ORDER = [
     "ops",
     "blending",
     "mixture",
-    "rows ledger",
+    "rows ledger effects",
     "mixed_tensor",
     "boundaries",
     "fields targets",
