@@ -145,14 +145,24 @@ def _check_training(method: MSDA, x: Tensor, labels_follow_pixels: bool) -> None
 
 def _check_left_alone(module: _Module, other: _Module) -> None:
     """Check that a module was left like another one that was trained without the method."""
-    _require(set(vars(module)) == set(vars(other)), "the module's attributes are left alone")
-    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules()]
-    _require(sum(hooks) == 0, "no hooks are left in the module")
-    _require("training_step" not in module.strategy_attributes, "the strategy gets its own step back")
+    for (name, part), twin in zip(module.named_modules(), other.modules(), strict=True):
+        _require(_form(part) == _form(twin), f"the module's attributes and hooks are left alone ({name!r})")
+        _require(part.training == twin.training, f"the module is left in its mode ({name!r})")
+    _require(
+        module.strategy_attributes == other.strategy_attributes, "the strategy gets its own step back"
+    )
     plain = [type(value) in (Tensor, nn.Parameter) for value in module.state_dict(keep_vars=True).values()]
     _require(all(plain), "the module's tensors are plain")
     copy.deepcopy(module)
     pickle.dumps(module)
+
+
+def _form(module: nn.Module) -> dict[str, Any]:
+    """Return the type of every attribute, and the sizes of those that hold hooks, layers or parameters."""
+    return {
+        name: (type(value), len(value) if isinstance(value, dict) else None)
+        for name, value in vars(module).items()
+    }
 
 
 def _train(callbacks: list[Callback], data: tuple[Tensor, Tensor], *, crashes: bool = False) -> _Module:

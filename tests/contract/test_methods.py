@@ -129,6 +129,20 @@ class LeavesAnAttribute(MixUp):
         pl_module.mixed_by = "me"
 
 
+class LeavesAHook(MixUp):
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        super().on_train_start(trainer, pl_module)
+        pl_module.linear.register_full_backward_hook(lambda *args: None)
+
+
+class LeavesItEvaluating(MixUp):
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        pl_module.linear.eval()
+
+
 class MixesValidation(MixUp):
     def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
         batch[0] = batch[0].flip(0)
@@ -147,7 +161,9 @@ BROKEN: dict[type[MSDA], str] = {
     AlwaysTheSame: "other steps draw other mixes",
     LamOfEachSampleHidden: "without per_sample lam is one",
     WrongDtype: "shape, dtype and device",
-    LeavesAnAttribute: "attributes are left alone",
+    LeavesAnAttribute: "attributes and hooks are left alone",
+    LeavesAHook: r"attributes and hooks are left alone \('linear'\)",
+    LeavesItEvaluating: "left in its mode",
     MixesValidation: "validation is not mixed",
     KeepsTheStep: "strategy gets its own step back",
 }
