@@ -8,7 +8,6 @@ to ask where torch does.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -17,6 +16,8 @@ from typing import Any
 import torch
 import torch._functorch.apis
 import torch.distributed
+from torch._dynamo.variables import TensorVariable, TupleVariable, torch_function
+from torch._dynamo.variables.builder import SourcelessBuilder
 from torchmetrics import Metric
 
 from lightning_msda.mixed_tensor import BY_CRITERION, in_every_world, in_own_world, note_leaks
@@ -38,7 +39,7 @@ _UNASKED = (
 def watched() -> Iterator[None]:
     """Watch these calls; afterwards they are torch's own again."""
     with ExitStack() as stack:
-        for owner, name, wrap in [*_CALLS, *_calls_of_the_compiler()]:
+        for owner, name, wrap in _CALLS:
             stack.enter_context(_replaced(owner, name, wrap))
         yield
 
@@ -113,12 +114,11 @@ def _collective(original: Callable[..., Any]) -> Callable[..., Any]:
 @cache
 def _flatten(original: Callable[..., Any]) -> Callable[..., Any]:
     """Let the compiler look for labels in tuples too: ``z[arange(n), y]``."""
-    variables = sys.modules["torch._dynamo.variables"]
 
     def flatten(arguments: Any) -> list[Any]:
         flat = []
         for argument in original(arguments):
-            inner = argument.items if isinstance(argument, variables.TupleVariable) else None
+            inner = argument.items if isinstance(argument, TupleVariable) else None
             flat += [argument] if inner is None else flatten(inner)
         return flat
 
@@ -128,27 +128,16 @@ def _flatten(original: Callable[..., Any]) -> Callable[..., Any]:
 @cache
 def _assign(original: Callable[..., Any]) -> Callable[..., Any]:
     """Let the compiler ask where an item is assigned: ``hot[arange(n), y] = 1``."""
-    torch_function = sys.modules["torch._dynamo.variables.torch_function"]
-    builder = sys.modules["torch._dynamo.variables.builder"]
 
     def assign(self: Any, tracer: Any, key: Any, value: Any) -> Any:
         arguments = (self, key, value)
         if value is None or not torch_function.can_dispatch_torch_function(tracer, arguments, {}):
             return original(self, tracer, key, value)
-        function = builder.SourcelessBuilder.create(tracer, torch.Tensor.__setitem__)
+        function = SourcelessBuilder.create(tracer, torch.Tensor.__setitem__)
         torch_function.dispatch_torch_function(tracer, function, arguments, {})
-        return builder.SourcelessBuilder.create(tracer, None)
+        return SourcelessBuilder.create(tracer, None)
 
     return assign
-
-
-def _calls_of_the_compiler() -> list[tuple[Any, str, Callable[[Any], Any]]]:
-    """Return the calls of dynamo's tracer that do not ask as torch does, if it is in use."""
-    torch_function = sys.modules.get("torch._dynamo.variables.torch_function")
-    if torch_function is None:
-        return []
-    tensor = sys.modules["torch._dynamo.variables.tensor"].TensorVariable
-    return [(torch_function, "_flatten_vts", _flatten), (tensor, "mp_ass_subscript_impl", _assign)]
 
 
 _CALLS: list[tuple[Any, str, Callable[[Any], Any]]] = [
@@ -161,6 +150,8 @@ _CALLS: list[tuple[Any, str, Callable[[Any], Any]]] = [
     (torch.Tensor, "new_full", _constructor),
     (torch.Tensor, "new_tensor", _constructor),
     (torch._functorch.apis, "vmap_impl", _vmap),
+    (torch_function, "_flatten_vts", _flatten),
+    (TensorVariable, "mp_ass_subscript_impl", _assign),
     (Metric, "forward", _metric),
     *((torch.distributed, name, _collective) for name in _COLLECTIVES if torch.distributed.is_available()),
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
@@ -15,6 +14,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Generator, Tensor
+from torch._dynamo import config as dynamo_config
 from typing_extensions import override
 
 from lightning_msda.fields import Key, find_inputs, find_targets, get
@@ -221,11 +221,10 @@ class MSDA(Callback, ABC):
             find_criterion(pl_module, self.criterion)
         if self._seed is None:
             self._seed = _global_seed(trainer)
-        dynamo = sys.modules.get("torch._dynamo")
-        if dynamo is not None and any(method.at is not None for method in self.members()):
+        if any(method.at is not None for method in self.members()):
             # Otherwise a compiled module does not notice hooks that come and go.
-            self._hook_guards = dynamo.config.skip_nnmodule_hook_guards
-            dynamo.config.skip_nnmodule_hook_guards = False
+            self._hook_guards = dynamo_config.skip_nnmodule_hook_guards
+            dynamo_config.skip_nnmodule_hook_guards = False
 
     @override
     def on_train_batch_start(
@@ -320,7 +319,7 @@ class MSDA(Callback, ABC):
 
     def _put_hook_guards_back(self) -> None:
         if self._hook_guards is not None:
-            sys.modules["torch._dynamo"].config.skip_nnmodule_hook_guards = self._hook_guards
+            dynamo_config.skip_nnmodule_hook_guards = self._hook_guards
             self._hook_guards = None
 
     def _warn_of_one_sample(self) -> None:

@@ -55,7 +55,7 @@ def calls_alike(func: Callable[..., Any], name: str, device: torch.device) -> Ca
 
 def _states(device: torch.device) -> list[tuple[Callable[[Tensor], None], Tensor]]:
     """Return the states of the generators that a function may draw from, and how to go back to them."""
-    states = [(torch.set_rng_state, torch.get_rng_state())]
+    states: list[tuple[Callable[[Tensor], None], Tensor]] = [(torch.set_rng_state, torch.get_rng_state())]
     if device.type not in ("cpu", "meta"):
         there = torch.get_device_module(device)
         states.append((there.set_rng_state, there.get_rng_state()))

@@ -324,7 +324,13 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
     label = all(tensor.label for tensor in mixed) and not leaves
     if into is None:
         return _join(name, own, worlds, weights, lost, label)
-    for part in (into, into._base):  # what is written into a view is written into its base
+    tracing = torch.compiler.is_dynamo_compiling()
+    if tracing and lost is not None:
+        torch._dynamo.graph_break()  # a traced tensor does not know its base
+    for part in (
+        into,
+        None if tracing else into._base,
+    ):  # what is written into a view is written into its base
         if isinstance(part, MixedTensor):
             part.worlds = part.worlds if lost is None else (part.own,)
             part.weights, part.lost, part.label = weights, lost, label
@@ -376,22 +382,16 @@ def _adopt(into: Tensor, k: int, weights: Tensor | None) -> MixedTensor:
     """Let a tensor that labels are written into live in k worlds from now on."""
     if not isinstance(into, MixedTensor):
         home, base = type(into), into._base
-        # A compiler that meets it later must not take its own world for a view of it.
-        own = into.view_as(into) if into.requires_grad else into.detach()
-        if base is None:
-            others = [own.clone() for _ in range(1, k)]
-        else:  # a view: its other worlds are views of the base's
-            place = into.size(), into.stride(), into.storage_offset() - base.storage_offset()
-            others = [world.as_strided(*place) for world in _adopt(base, k, weights).worlds[1:]]
+        if base is None:  # not a view of itself, for which a compiler that meets it later would take it
+            own = into.clone() if into.requires_grad and torch.is_grad_enabled() else into.detach()
+            worlds = (own, *(own.clone() for _ in range(1, k)))
+        else:  # a view: its worlds are views of the base's
+            size, stride, offset = into.size(), into.stride(), into.storage_offset() - base.storage_offset()
+            bases = _adopt(base, k, weights).worlds
+            worlds = tuple(world.as_strided(size, stride, world.storage_offset() + offset) for world in bases)
         into.__class__ = MixedTensor
         assert isinstance(into, MixedTensor)
-        into.own, into.worlds, into.weights, into.lost, into.label = (
-            own,
-            (own, *others),
-            weights,
-            None,
-            True,
-        )
+        into.own, into.worlds, into.weights, into.lost, into.label = worlds[0], worlds, weights, None, True
         ledger.remember(into, home)
     elif len(into.worlds) < k:
         into.worlds += tuple(into.worlds[0].clone() for _ in range(len(into.worlds), k))

@@ -148,9 +148,7 @@ def _check_left_alone(module: _Module, other: _Module) -> None:
     for (name, part), twin in zip(module.named_modules(), other.modules(), strict=True):
         _require(_form(part) == _form(twin), f"the module's attributes and hooks are left alone ({name!r})")
         _require(part.training == twin.training, f"the module is left in its mode ({name!r})")
-    _require(
-        module.strategy_attributes == other.strategy_attributes, "the strategy gets its own step back"
-    )
+    _require(module.strategy_attributes == other.strategy_attributes, "the strategy gets its own step back")
     plain = [type(value) in (Tensor, nn.Parameter) for value in module.state_dict(keep_vars=True).values()]
     _require(all(plain), "the module's tensors are plain")
     copy.deepcopy(module)
