@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import _reduction
 
-__all__ = ["LOSSES", "blend", "misses_rows", "per_entry", "reduced"]
+__all__ = ["LOSSES", "Scattered", "blend", "misses_rows", "per_entry", "reduced"]
 
 # Functions with a reduction of their own, and the names of their parameters.
 LOSSES: dict[Callable[..., Any], tuple[str, ...]] = {
@@ -44,18 +44,37 @@ LOSSES: dict[Callable[..., Any], tuple[str, ...]] = {
 }
 
 
-def blend(worlds: Sequence[Tensor], weights: Tensor | None) -> Tensor:
+class Scattered(NamedTuple):
+    """Weights of a value whose rows do not lie along its leading dimension, such as transposed labels.
+
+    Attributes:
+        weights: Weights of the rows, shape ``(rows, k)``.
+        rows: The row that each entry belongs to, int64 on the CPU, shaped like the value.
+    """
+
+    weights: Tensor
+    rows: Tensor
+
+
+def blend(worlds: Sequence[Tensor], weights: Tensor | Scattered | None) -> Tensor:
     """Return the weighted sum over the worlds; a world of weight 0 is left out, whatever it holds.
 
     Args:
         worlds: A value in each world.
-        weights: Weights, shape ``(k,)`` or ``(rows, k)``; None where the worlds have met already.
+        weights: Weights, shape ``(k,)`` or ``(rows, k)``, or `Scattered` over the value; None where the
+            worlds have met already.
     """
     if weights is None:
         return worlds[0]
     like = worlds[0]
+    if isinstance(weights, Scattered):
+        weights, scattered = weights.weights[weights.rows.to(like.device)], True
+    else:
+        scattered = False
     weights = weights.to(like.dtype if like.is_floating_point() else torch.get_default_dtype())
-    if weights.dim() == 1 or like.dim() == 0:
+    if scattered:
+        shares = weights.unbind(-1)
+    elif weights.dim() == 1 or like.dim() == 0:
         shares = weights.reshape(-1).unbind()
     else:
         shape = (-1, *[1] * (like.dim() - 1))
@@ -76,7 +95,7 @@ def reduced(
     func: Callable[..., Any],
     name: str,
     calls: Sequence[tuple[Any, Mapping[str, Any]]],
-    weights: Tensor,
+    weights: Tensor | Scattered,
 ) -> Tensor | None:
     """Return a reduction over the rows, made where the worlds meet, or None if this call makes none.
 
@@ -87,19 +106,44 @@ def reduced(
         func: The function that is called.
         name: Its name.
         calls: Its positional and keyword arguments in each world.
-        weights: Weights, shape ``(rows, k)``.
+        weights: Weights, shape ``(rows, k)``, or `Scattered`.
     """
     if func in LOSSES:
         names = LOSSES[func]
         return _reduced_loss(
             func, [{**dict(zip(names, args, strict=False)), **kwargs} for args, kwargs in calls], weights
         )
+    if name == "dot" and isinstance(weights, Tensor):
+        return blend([torch.mul(*args) for args, _ in calls], weights).sum()
+    if name == "einsum" and isinstance(weights, Tensor):
+        return _reduced_einsum(calls, weights)
     args, kwargs = calls[0]
     dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
     if name not in ("sum", "mean") or misses_rows(dims, args[0].dim()):
         return None
-    total: Tensor = func(blend([args[0] for args, _ in calls], weights), *args[1:], **kwargs)
-    return total
+    worlds = [args[0] for args, _ in calls]
+    if any(world.shape != worlds[0].shape for world in worlds):
+        return None
+    if isinstance(weights, Scattered) and weights.rows.shape != worlds[0].shape:
+        return None
+    counts = not worlds[0].is_floating_point()
+    exact = (weights.weights if isinstance(weights, Scattered) else weights).dtype
+    mixed = blend([world.to(exact) for world in worlds] if counts else worlds, weights)
+    total: Tensor = func(mixed, *args[1:], **kwargs)
+    # A single count keeps the precision of the weights, since it promotes nothing.
+    return total.to(torch.get_default_dtype()) if counts and total.dim() > 0 else total
+
+
+def _reduced_einsum(calls: Sequence[tuple[Any, Mapping[str, Any]]], weights: Tensor) -> Tensor | None:
+    """Return an einsum that sums over the rows, its operands' first index, made where the worlds meet."""
+    equation = calls[0][0][0]
+    terms, _, kept = equation.replace(" ", "").partition("->")
+    leads = {term[:1] for term in terms.split(",")}
+    lead = leads.pop()
+    if leads or not lead.isalpha() or lead in kept or "->" not in equation:
+        return None
+    unreduced = [torch.einsum(f"{terms}->{lead}{kept}", *args[1:]) for args, _ in calls]
+    return blend(unreduced, weights).sum(0)
 
 
 def misses_rows(dims: Any, ndim: int) -> bool:
@@ -109,7 +153,7 @@ def misses_rows(dims: Any, ndim: int) -> bool:
 
 
 def _reduced_loss(
-    func: Callable[..., Any], calls: Sequence[dict[str, Any]], weights: Tensor
+    func: Callable[..., Any], calls: Sequence[dict[str, Any]], weights: Tensor | Scattered
 ) -> Tensor | None:
     call = calls[0]
     reduction = call.get("reduction", "mean")
@@ -118,7 +162,10 @@ def _reduced_loss(
     if reduction == "none":
         return None
     calls = [{k: v for k, v in call.items() if k not in ("size_average", "reduce")} for call in calls]
-    loss = blend([func(**(call | {"reduction": "none"})) for call in calls], weights)
+    losses = [func(**(call | {"reduction": "none"})) for call in calls]
+    if isinstance(weights, Scattered) and weights.rows.shape != losses[0].shape:
+        return None
+    loss = blend(losses, weights)
     if reduction == "sum":
         return loss.sum()
     if reduction == "batchmean":

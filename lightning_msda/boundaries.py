@@ -21,12 +21,17 @@ from torch._dynamo.variables.builder import SourcelessBuilder
 from torchmetrics import Metric
 
 from lightning_msda.mixed_tensor import BY_CRITERION, in_every_world, in_own_world, note_leaks
+from lightning_msda.mixed_value import as_numbers
 
 __all__ = ["watched"]
 
 _COLLECTIVES = (
     "all_gather all_gather_into_tensor all_gather_object all_reduce all_to_all all_to_all_single broadcast"
     " gather reduce reduce_scatter reduce_scatter_tensor send".split()
+)
+
+_CONSTRUCTORS = (
+    "tensor as_tensor asarray scalar_tensor full full_like arange linspace range sparse_coo_tensor".split()
 )
 
 _UNASKED = (
@@ -67,6 +72,7 @@ def _apply(original: Any) -> Any:
             f"the custom autograd function {cls.__name__} computed with the own labels only. {BY_CRITERION}"
         )
         lost = _UNASKED if cls.__name__ == "CompiledFunction" else name
+        args, kwargs = as_numbers((args, kwargs))
         return in_own_world(original.__get__(None, cls), lost)(*args, **kwargs)
 
     return classmethod(apply)
@@ -97,6 +103,7 @@ def _metric(original: Any) -> Any:
         if getattr(metric, "reads_every_source", False):
             return bound(*args, **kwargs)
         lost = f"the metric {type(metric).__name__} sees own labels only. {BY_CRITERION}"
+        args, kwargs = as_numbers((args, kwargs))
         return in_own_world(bound, lost)(*args, **kwargs)
 
     return forward
@@ -143,12 +150,8 @@ def _assign(original: Callable[..., Any]) -> Callable[..., Any]:
 _CALLS: list[tuple[Any, str, Callable[[Any], Any]]] = [
     (torch.autograd.Function, "apply", _apply),
     (torch._C.ScriptFunction, "__call__", _script),
-    (torch, "tensor", _constructor),
-    (torch, "asarray", _constructor),
-    (torch, "full", _constructor),
-    (torch, "full_like", _constructor),
-    (torch.Tensor, "new_full", _constructor),
-    (torch.Tensor, "new_tensor", _constructor),
+    *((torch, name, _constructor) for name in _CONSTRUCTORS),
+    *((torch.Tensor, name, _constructor) for name in ("new_full", "new_tensor", "select")),
     (torch._functorch.apis, "vmap_impl", _vmap),
     (torch_function, "_flatten_vts", _flatten),
     (TensorVariable, "mp_ass_subscript_impl", _assign),

@@ -24,12 +24,13 @@ import torch
 from torch import Tensor
 from torch._C._dynamo import eval_frame as _eval_frame
 from torch._guards import TracingContext
+from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from lightning_msda import ledger
-from lightning_msda.blending import blend, reduced
+from lightning_msda.blending import Scattered, blend, reduced
 from lightning_msda.effects import calls_alike
-from lightning_msda.rows import follow_rows
+from lightning_msda.rows import JOINING, PLAIN, follow_rows
 
 __all__ = [
     "BY_CRITERION",
@@ -37,6 +38,8 @@ __all__ = [
     "MixedTensor",
     "in_every_world",
     "in_own_world",
+    "lose",
+    "name_of",
     "note_leaks",
     "refuse_leaked",
     "refuse_unread",
@@ -50,10 +53,10 @@ _GRADIENTS = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
 # Where a value leaves torch, and may come back in a loss unseen.
 _LEAVING = frozenset(
     "item tolist numpy __array__ __bool__ __int__ __float__ __complex__ __index__ __contains__ data_ptr"
-    " __dlpack__ as_subclass".split()
+    " __dlpack__ __reduce_ex__ as_subclass".split()
 )
 # Where it leaves to be looked at or kept.
-_SHOWING = frozenset("__repr__ __format__ __str__ __hash__ __reduce_ex__ untyped_storage".split())
+_SHOWING = frozenset("__repr__ __format__ __str__ __hash__ untyped_storage".split())
 # Where it answers with its form, and of that with what may differ between the worlds.
 _SIZES = frozenset("shape size __len__ numel nelement".split())
 _FORM = _SIZES | frozenset("dtype device layout ndim dim is_floating_point is_complex requires_grad".split())
@@ -93,13 +96,16 @@ class MixedTensor(Tensor):
 
     own: Tensor
     worlds: tuple[Tensor, ...]
-    weights: Tensor | None
+    weights: Tensor | Scattered | None
     lost: str | None
     label: bool
 
     def __new__(cls, worlds: tuple[Tensor, ...], weights: Tensor) -> MixedTensor:  # noqa: D102
         # In memory of its own: a compiled function must not take it for the first world.
         return _make(worlds[0].clone(), worlds[0], worlds, weights, None, label=True)
+
+    def __copy__(self) -> Tensor:
+        return self.view_as(self)
 
     @classmethod
     @override
@@ -137,7 +143,7 @@ def settle(loss: Tensor) -> Tensor:
         if (lost := loss.lost or _left_dispatch(loss)) is not None:
             raise MixedLossError(f"The loss cannot be mixed: {lost}")
         refuse_leaked(world)
-        if weights is not None and weights.dim() == 2 and world.numel() > 1:
+        if _is_by_sample(weights) and world.numel() > 1:
             raise MixedLossError(
                 f"The loss has shape {tuple(world.shape)} and a lam per sample, but was not reduced over the"
                 f" batch, so lam has no place to act. Reduce it by mean or sum. {_BY_BATCH}"
@@ -168,7 +174,7 @@ def refuse_unread() -> None:
     Raises:
         MixedLossError: If there are any.
     """
-    if ledger.living():
+    if any(isinstance(tensor, MixedTensor) and tensor.lost is None for tensor, _ in ledger.living()):
         leak = ledger.first_leak()
         how = f"labels left torch through {leak}" if leak else "nothing that torch dispatches read them"
         raise MixedLossError(
@@ -181,12 +187,12 @@ def refuse_unread() -> None:
 def release() -> None:
     """Make every mixed tensor the plain own value again, wherever it has been put."""
     for tensor, home in ledger.living():
-        own = tensor.__dict__["own"]
+        own = tensor.__dict__.get("own", tensor)
         tensor.__class__ = home
         if tensor.data_ptr() != own.data_ptr():
             tensor.data = own
         for name in MixedTensor.__annotations__:
-            del tensor.__dict__[name]
+            tensor.__dict__.pop(name, None)
     ledger.forget()
 
 
@@ -206,7 +212,8 @@ def in_every_world(func: Callable[..., Any], name: str, *, by_row: bool) -> Call
         weights, lost = _meet(mixed, name)
         k = 1 if lost else max(len(tensor.worlds) for tensor in mixed)
         worlds = [func(*_replace(args, _world(j)), **_replace(kwargs, _world(j))) for j in range(k)]
-        if weights is not None and weights.dim() == 2 and not (by_row and _has_rows(worlds[0], len(weights))):
+        kept = by_row and isinstance(weights, Tensor) and _has_rows(worlds[0], len(weights))
+        if _is_by_sample(weights) and not kept:
             lost = f"{name} reduces over the batch itself, where a lam per sample cannot act. {_BY_BATCH}"
         if lost is not None:
             worlds, weights = worlds[:1], None
@@ -230,6 +237,16 @@ def in_own_world(func: Callable[..., Any], lost: str) -> Callable[..., Any]:
         return _join("", own, [own], None, lost, label=True)
 
     return call
+
+
+def lose(own: Tensor, why: str) -> MixedTensor:
+    """Return a value that metrics may use, but that no loss may contain.
+
+    Args:
+        own: The value.
+        why: What an error says of it.
+    """
+    return _make(_face(own), own, (own,), None, why, label=True)
 
 
 def note_leaks(name: str, arguments: Any) -> None:
@@ -260,7 +277,7 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
         first = next(iter({"input", "tensor", "tensors", "self"} & kwargs.keys()), None)
         if first is not None:
             args, kwargs = (kwargs[first],), {key: kwargs[key] for key in kwargs if key != first}
-    name = _name(func)
+    name = name_of(func)
     if name in _FORM:
         tensor = args[0]
         told = name in _SIZES and tensor.label and any(w.shape != tensor.own.shape for w in tensor.worlds)
@@ -283,7 +300,10 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
     if makes and len(mixed) == 1 and mixed[0] is args[0]:  # of the labels it takes the form alone
         return call(_own)
 
+    if not torch.compiler.is_compiling():
+        _refuse_inside_of_transforms(name)
     weights, lost = _meet(mixed, name)
+    k = max(len(tensor.worlds) for tensor in mixed)
     into = _written(name, args, kwargs)
     if into is not None:
         if not isinstance(into, MixedTensor):
@@ -291,11 +311,11 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
                 torch._dynamo.graph_break()  # a traced tensor cannot become another one
             if _has_other_readers(into):
                 ledger.note_leak(f"{name}, which wrote them into memory that another tensor or array shares")
-        into = _adopt(into, max(len(tensor.worlds) for tensor in mixed), weights)
+        into = _adopt(into, k, weights)
         mixed = [into, *(tensor for tensor in mixed if tensor is not into)]
     met = None
-    if weights is not None and weights.dim() == 2:
-        calls = [(_replace(args, _world(j)), _replace(kwargs, _world(j))) for j in range(weights.size(1))]
+    if _is_by_sample(weights):
+        calls = [(_replace(args, _world(j)), _replace(kwargs, _world(j))) for j in range(k)]
         met = reduced(func, name, calls, weights)
         if met is not None and met.requires_grad:
             return _make(met, met, (met,), None, None, label=False)
@@ -310,13 +330,22 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
         try:
             if leaves or any(tensor.own is not tensor.worlds[0] for tensor in mixed):
                 worlds = [call(_world(0))]
-            worlds += [call(_world(j)) for j in range(1, max(len(tensor.worlds) for tensor in mixed))]
+            worlds += [call(_world(j)) for j in range(1, k)]
         except Exception as error:  # whatever it was, the own labels got through
             lost = f"{name} ran on the own labels, but not on their partners' ({error}). {BY_CRITERION}"
-    if lost is None and weights is not None and weights.dim() == 2:
-        operands = [tensor.own for tensor in mixed if len(tensor.worlds) > 1]
-        own_call = _replace(args, _own), _replace(kwargs, _own)
-        weights = follow_rows(func, name, *own_call, operands, into.own if into is not None else own, weights)
+    if lost is None and _is_by_sample(weights):
+        operands = [tensor for tensor in mixed if len(tensor.worlds) > 1]
+        weights = follow_rows(
+            func,
+            name,
+            _replace(args, _own),
+            _replace(kwargs, _own),
+            [tensor.own for tensor in operands],
+            [tensor.weights for tensor in operands],
+            into.own if into is not None else own,
+        )
+        if weights is None and into is None and _are_alike(worlds):
+            return own
         if weights is None or (into is not None and not _has_rows_of_base(into)):
             lost = f"a lam per sample cannot be followed through {name}. {_BY_BATCH}"
     if lost is not None:
@@ -337,18 +366,39 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
     return into if isinstance(own, Tensor) else own
 
 
-def _name(func: Callable[..., Any]) -> str:
-    """Return the name of a function, or of the property that it gets."""
-    if func.__name__ == "__get__":
-        return str(func.__self__.__name__)  # type: ignore[attr-defined]
-    return func.__name__
+def name_of(func: Callable[..., Any]) -> str:
+    """Return the name of a function, or of the property that it gets.
+
+    Args:
+        func: What ``__torch_function__`` was asked for.
+    """
+    name: str = getattr(func, "__name__", type(func).__name__)  # a traced module has none
+    return str(func.__self__.__name__) if name == "__get__" else name  # type: ignore[attr-defined]
 
 
-_name._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch 2.14 cannot trace its strings
+name_of._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch 2.14 cannot trace its strings
+
+
+def _refuse_inside_of_transforms(name: str) -> None:
+    """Refuse to compute with labels where nothing that comes of it can live in several worlds."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise MixedLossError(
+            f"{name} reads mixed labels inside of torch.func or vmap, which did not get them as an argument."
+            " Hand them over as one, or use torch.autograd."
+        )
+    # A checkpoint that runs a part of the step again records gradients there, a hook does not.
+    if torch._C._current_graph_task_id() != -1 and not torch.is_grad_enabled():
+        raise MixedLossError(
+            f"{name} reads mixed labels during the backward pass, where a gradient cannot be mixed. Compute"
+            " what the hook or the custom function needs in the forward pass, or name the loss by"
+            " criterion='...'."
+        )
 
 
 def _join(name: str, own: Any, worlds: list[Any], weights: Any, lost: str | None, label: bool) -> Any:
     """Put together what a function returned in each world."""
+    if weights is PLAIN:
+        return own
     if isinstance(own, Tensor):
         return _make(_face(own), own, tuple(worlds), weights, lost, label=label)
     if isinstance(own, (list, tuple)) and any(isinstance(item, Tensor) for item in own):
@@ -365,7 +415,7 @@ def _join(name: str, own: Any, worlds: list[Any], weights: Any, lost: str | None
     return own
 
 
-def _meet(mixed: list[MixedTensor], name: str) -> tuple[Tensor | None, str | None]:
+def _meet(mixed: list[MixedTensor], name: str) -> tuple[Any, str | None]:
     """Return the weights that the arguments share, and why the result is lost, if it is."""
     weights = None
     for tensor in mixed:
@@ -373,6 +423,8 @@ def _meet(mixed: list[MixedTensor], name: str) -> tuple[Tensor | None, str | Non
             return None, lost
         if weights is None:
             weights = tensor.weights
+        elif name in JOINING and _is_by_sample(weights) and _is_by_sample(tensor.weights):
+            continue
         elif tensor.weights is not None and not _equal(tensor.weights, weights):
             return None, f"labels of different samples, or of two mixes, meet in {name}. {_BY_BATCH}"
     return weights, None
@@ -416,12 +468,17 @@ def _make(
     face: Tensor,
     own: Tensor,
     worlds: tuple[Tensor, ...],
-    weights: Tensor | None,
+    weights: Tensor | Scattered | None,
     lost: str | None,
     *,
     label: bool,
 ) -> MixedTensor:
     """Make a mixed tensor whose face is what is read where torch does not dispatch."""
+    if own.layout is not torch.strided:
+        raise MixedLossError(
+            f"Mixed labels became a tensor of layout {own.layout}, which cannot live in several worlds. Use a"
+            " dense one, such as F.one_hot(y)."
+        )
     tensor = face.as_subclass(MixedTensor)
     tensor.own, tensor.worlds, tensor.weights, tensor.lost, tensor.label = own, worlds, weights, lost, label
     ledger.remember(tensor, Tensor)
@@ -508,5 +565,21 @@ def _has_rows_of_base(view: Tensor) -> bool:
     return (view.shape[:1], view.stride()[:1]) == (base.shape[:1], base.stride()[:1])
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.shape == b.shape and torch.equal(a, b))
+def _is_by_sample(weights: Tensor | Scattered | None) -> bool:
+    return isinstance(weights, Scattered) or (weights is not None and weights.dim() == 2)
+
+
+def _are_alike(worlds: list[Any]) -> bool:
+    """Tell whether a function answered the same in every world, such as a check that all labels are valid."""
+    leaves = [tree_leaves(world) for world in worlds]
+    return all(
+        len(other) == len(leaves[0])
+        and all(isinstance(a, Tensor) and _equal(a, b) for a, b in zip(leaves[0], other, strict=True))
+        for other in leaves[1:]
+    )
+
+
+def _equal(a: Tensor | Scattered, b: Tensor | Scattered) -> bool:
+    if a is b or isinstance(a, Scattered) or isinstance(b, Scattered):
+        return a is b
+    return a.shape == b.shape and torch.equal(a, b)

@@ -56,6 +56,11 @@ class Mixture:
         """First partner of each sample, shape ``(N,)``."""
         return self.partners[:, 0]
 
+    @property
+    def selects(self) -> bool:
+        """Whether every element comes from one source alone, by a hard mask."""
+        return self.mask is not None and not self.mask.is_floating_point()
+
     @cached_property
     def label_weights(self) -> Tensor:
         """Weights of the labels' worlds, shape ``(k,)``, or ``(N, k)`` by sample; the soft label's last."""
@@ -150,8 +155,7 @@ class Mixture:
         Raises:
             ValueError: If the mask does not fit, or integers would have to be interpolated.
         """
-        interpolated = self.mask is None or self.mask.is_floating_point()
-        if interpolated and not other.is_floating_point():
+        if not self.selects and not other.is_floating_point():
             if marks:
                 return reduce(torch.maximum, self.sources(other))
             raise ValueError(

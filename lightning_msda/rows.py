@@ -12,10 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from lightning_msda.blending import LOSSES, misses_rows, per_entry
+from lightning_msda.blending import LOSSES, Scattered, misses_rows
 
-__all__ = ["follow_rows"]
+__all__ = ["JOINING", "PLAIN", "follow_rows"]
+
+
+# In the place of weights: what was moved along with labels, but is none.
+PLAIN = "plain"
 
 # One entry of the result for one entry of each argument, broadcast. "wrapped" is what a compiler calls
 # ``__rsub__``, ``__rpow__`` and the like.
@@ -25,7 +30,8 @@ _POINTWISE = frozenset(loss.__name__ for loss in LOSSES) | frozenset(
     pow float_power square sqrt rsqrt reciprocal neg negative pos positive abs absolute sign sgn exp exp2
     expm1 log log2 log10 log1p sin cos tan acos arccos asin arcsin atan arctan atan2 sinh cosh tanh
     sigmoid logsigmoid softplus softsign relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh
-    hardsigmoid hardswish threshold erf erfc logit xlogy logaddexp lerp addcmul addcdiv rsub
+    hardsigmoid hardswish threshold erf erfc logit xlogy logaddexp lerp addcmul addcdiv rsub bucketize isin
+    dropout alpha_dropout
     eq ne lt le gt ge not_equal less less_equal greater greater_equal isnan isinf isfinite isclose
     and or xor not invert bitwise_and bitwise_or bitwise_xor bitwise_not logical_and logical_or
     logical_xor logical_not where clamp clamp_min clamp_max clip maximum minimum max min fmax fmin ceil
@@ -33,28 +39,34 @@ _POINTWISE = frozenset(loss.__name__ for loss in LOSSES) | frozenset(
     bfloat16 long int short char byte bool cpu cuda copy fill zero wrapped
     """.split()
 )
-# The same entries in the same order under another shape.
-_RESHAPING = frozenset("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as ravel".split())
+# The same entries in other places: their rows are moved by the same function.
+JOINING = frozenset("cat concat concatenate stack hstack vstack broadcast_tensors".split())
+_MOVING = JOINING | frozenset(
+    """
+    view reshape flatten unflatten squeeze unsqueeze view_as reshape_as ravel expand expand_as broadcast_to
+    select narrow index_select flip fliplr flipud roll repeat tile repeat_interleave chunk split tensor_split
+    unbind t T mT transpose swapaxes swapdims permute movedim moveaxis diagonal
+    """.split()
+)
 # Each row of the result from the same row of the first argument.
-_ROWWISE = frozenset("one_hot embedding expand expand_as".split())
+_ROWWISE = frozenset("one_hot embedding".split())
 _PRODUCTS = frozenset("linear matmul mm".split())
 # Along a dimension: the position of that argument, and what it is by default.
 _ALONG: dict[str, tuple[int, int | None]] = {
     **dict.fromkeys(
         "sum mean prod amax amin max min any all argmax argmin logsumexp var std count_nonzero softmax"
-        " log_softmax cumsum cumprod logcumsumexp gather scatter scatter_add index_select".split(),
+        " log_softmax cumsum cumprod logcumsumexp gather scatter scatter_add".split(),
         (1, None),
     ),
     **dict.fromkeys("sort argsort".split(), (1, -1)),
-    **dict.fromkeys("cat stack unbind".split(), (1, 0)),
-    **dict.fromkeys("split chunk".split(), (2, 0)),
     **dict.fromkeys("topk kthvalue".split(), (2, -1)),
+    "take_along_dim": (2, None),
     "norm": (2, None),
     "normalize": (2, 1),
     "cosine_similarity": (2, 1),
 }
-# Of these, the ones that only pick rows, or put them in another order, along the leading dimension.
-_MOVING = frozenset("index_select unbind split chunk cat".split())
+# Of these, the ones that may look labels up in another tensor.
+_LOOKING_UP = frozenset("gather take_along_dim".split())
 
 
 def follow_rows(
@@ -63,8 +75,8 @@ def follow_rows(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     operands: Sequence[Tensor],
+    tables: Sequence[Any],
     result: Any,
-    weights: Tensor,
 ) -> Any:
     """Return the weights of a result's rows (for several tensors a list of them), or None if unknown.
 
@@ -74,37 +86,44 @@ def follow_rows(
         args: Its positional arguments in the own world.
         kwargs: Its keyword arguments in the own world.
         operands: Those among the arguments that have rows.
+        tables: Their weights, shape ``(rows, k)``, or `Scattered`; they are the same except in `JOINING`.
         result: What came out; for an assignment, the tensor assigned to.
-        weights: Weights of the operands' rows, shape ``(rows, k)``.
     """
+    weights = tables[0]
     first = result[0] if isinstance(result, (tuple, list)) and result else result
-    if len(weights) == 1 or not isinstance(first, Tensor):
-        return weights  # a single sample's, or no value at all
-    base = name.strip("_")
+    if not isinstance(first, Tensor):
+        return weights  # no value at all
+    base = name if name in ("T", "mT") else name.strip("_")
     if name.startswith(("__r", "__i")) and base[1:] in _POINTWISE:
         base = base[1:]
     leads = args[0] is operands[0]
+    if base in _MOVING or (base == "getitem" and leads):
+        return _moved(func, base, args, kwargs, operands, tables)
+    if isinstance(weights, Scattered):
+        same = len(operands) == 1 and base in _POINTWISE and first.shape == operands[0].shape
+        return weights if same else None
+    if len(weights) == 1:
+        return weights  # a single sample's
     aligned = first.dim() > 0 and all(
         operand.dim() > 0 and operand.size(0) == first.size(0) for operand in operands
     )
-
     if base == "getitem":
-        if leads:
-            return _picked(args[0], args[1], weights) if len(operands) == 1 else None
         kept = aligned and _reads_by_row(args[1])
     elif base == "setitem":
         kept = aligned and _writes_by_row(args[0], args[1], operands)
-    elif base in _RESHAPING:
-        kept = first.dim() > 0 and first.size(0) % len(weights) == 0
     elif base in _ROWWISE:
         kept = aligned and leads and len(operands) == 1 and first.dim() >= args[0].dim()
     elif base in _PRODUCTS:
         kept = aligned and leads and len(operands) == 1 and args[0].dim() > 1
+    elif base == "bmm":
+        kept = aligned
+    elif base == "einsum":
+        kept = aligned and _sums_by_row(args[0])
     elif base in _ALONG and (dim := _dim(base, args, kwargs)) is not None:
-        elsewhere = misses_rows(dim, operands[0].dim() + (base == "stack"))
-        if base in _MOVING and not elsewhere:
-            return _moved(func, base, args, kwargs, operands, weights)
-        kept = aligned and (elsewhere or (base == "gather" and not leads))
+        elsewhere = misses_rows(dim, operands[0].dim())
+        kept = aligned and (elsewhere or (base in _LOOKING_UP and not leads))
+    elif base == "where" and len(args) + len(kwargs) == 1:  # indices of what is found
+        kept = False
     else:
         kept = aligned and base in _POINTWISE and {operand.dim() for operand in operands} == {first.dim()}
     return weights if kept else None
@@ -117,47 +136,89 @@ def _dim(base: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return None if isinstance(dim, Tensor) else dim  # max and min of two tensors
 
 
-def _picked(value: Tensor, key: Any, weights: Tensor) -> Tensor | None:
-    """Return the weights of ``value[key]``."""
-    lead = key[0] if isinstance(key, tuple) else key
-    if lead is Ellipsis:
-        return weights if value.dim() > 1 else None
-    if isinstance(lead, slice) and lead == slice(None):
-        return weights
-    if lead is None or isinstance(lead, bool) or (isinstance(lead, Tensor) and lead.dim() > 1):
-        return None
-    picked = per_entry(weights, value)[lead]
-    return picked.unsqueeze(0) if picked.dim() == 1 else picked
-
-
 def _moved(
     func: Callable[..., Any],
     base: str,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     operands: Sequence[Tensor],
-    weights: Tensor,
+    tables: Sequence[Any],
 ) -> Any:
-    """Return the weights after their rows went the way of the values' rows."""
-    values = args[0] if base == "cat" else [args[0]]
-    if len(operands) != len(values):  # what joins them has no lam
+    """Return the weights after the numbers of the rows went the way of the values."""
+    plain = tables[0]
+    if any(isinstance(arg, torch.dtype) for arg in args[1:]):  # y.view(torch.int32)
+        return plain
+    weights = [table.weights if isinstance(table, Scattered) else table for table in tables]
+    numbers: dict[int, Tensor] = {}
+    total = 0
+    for operand, table, own in zip(operands, tables, weights, strict=True):
+        rows = table.rows if isinstance(table, Scattered) else _row_numbers(operand, len(table))
+        if rows is None:
+            return None
+        numbers[id(operand)] = rows + total
+        total += len(own)
+    # Whatever is joined has a row of its own; an index stays what it is.
+    indexes = base in ("getitem", "index_select", "repeat_interleave")
+    if indexes and (len(operands) > 1 or args[0] is not operands[0]):
         return None
-    moved = [per_entry(weights, value) for value in values]
-    rest = [0 if i == _ALONG[base][0] else arg for i, arg in enumerate(args) if i > 0]
-    named = {key: 0 if key == "dim" else value for key, value in kwargs.items()}
-    result = func(moved if base == "cat" else moved[0], *rest, **named)
-    return [row.unsqueeze(0) for row in result] if base == "unbind" else result
+
+    def number(value: Tensor) -> Tensor:
+        if id(value) in numbers:
+            return numbers[id(value)]
+        return value.cpu() if indexes else torch.full(value.shape, total)
+
+    new_args, new_kwargs = tree_map_only(Tensor, number, (tuple(args), dict(kwargs)))
+    moved = func(*new_args, **new_kwargs)
+    if isinstance(moved, Tensor):
+        return _table(moved, weights, total)
+    return [_table(rows, weights, total) for rows in moved]
+
+
+def _row_numbers(value: Tensor, rows: int) -> Tensor | None:
+    """Return the row of each entry of a value whose leading dimension holds them in order."""
+    if value.dim() == 0:
+        return torch.zeros((), dtype=torch.long) if rows == 1 else None
+    if value.size(0) % rows != 0:
+        return None
+    numbers = torch.arange(rows).repeat_interleave(value.size(0) // rows)
+    return numbers.view(-1, *[1] * (value.dim() - 1)).expand(value.shape)
+
+
+def _table(rows: Tensor, weights: Sequence[Tensor], total: int) -> Any:
+    """Return the weights of a value by the numbers of its rows."""
+    if rows.numel() == 0:
+        return None
+    leading = rows.reshape(len(rows) if rows.dim() > 0 else 1, -1)
+    lead = leading[:, 0]
+    if bool((rows == total).all()):
+        return PLAIN
+    in_order = _row_numbers(lead, len(weights[0]))
+    by_row = bool((leading == lead[:, None]).all())
+    if by_row and len(weights) == 1 and in_order is not None and torch.equal(lead, in_order):
+        return weights[0]
+    # The last row is for what is alike in all worlds: any weights will do.
+    alike = torch.eye(1, weights[0].size(1), dtype=weights[0].dtype, device=weights[0].device)
+    table = torch.cat([*weights, alike])
+    return table[lead] if by_row else Scattered(table, rows)
+
+
+def _sums_by_row(equation: str) -> bool:
+    """Tell whether an einsum keeps the first index of all operands first."""
+    terms, arrow, kept = equation.replace(" ", "").partition("->")
+    return arrow != "" and {term[:1] for term in terms.split(",")} == {kept[:1]} and kept[:1].isalpha()
 
 
 def _reads_by_row(key: Any) -> bool:
     """Tell whether ``table[key]`` has a row for each row of the labels in the key."""
     lead = key[0] if isinstance(key, tuple) else key
-    return isinstance(lead, Tensor) and lead.dtype != torch.bool
+    return isinstance(lead, range) or (isinstance(lead, Tensor) and lead.dtype != torch.bool)
 
 
 def _writes_by_row(into: Tensor, key: Any, operands: Sequence[Tensor]) -> bool:
     """Tell whether ``into[key] = value`` writes each row of the labels into the same row."""
     lead = key[0] if isinstance(key, tuple) else key
+    if len(operands) == 1 and into is operands[0]:  # y[:2] = 0
+        return True
     if isinstance(lead, slice):
         return lead == slice(None) and not any(k is o for k in key[1:] for o in operands)
     if not isinstance(lead, Tensor):

@@ -144,6 +144,8 @@ class Span:
             unmixed = not ledger.settled() and (self._backwards > 0 or ledger.first_leak() is not None)
         if unmixed:
             refuse_unread()
+        if self.automatic and isinstance(loss, Tensor) and not isinstance(loss, MixedTensor):
+            refuse_leaked(loss)
         if self.automatic and isinstance(loss, MixedTensor):
             loss = settle(loss)
             output = replace(output, {("loss",): loss}) if isinstance(output, Mapping) else loss

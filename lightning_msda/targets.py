@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_msda.blending import blend
 from lightning_msda.mixed_tensor import MixedTensor
+from lightning_msda.mixed_value import guarded
 from lightning_msda.mixture import Mixture
 
 __all__ = ["TargetKind", "mix_target"]
@@ -28,7 +29,7 @@ def mix_target(target: Tensor, mixture: Mixture, kind: TargetKind | None = None)
 
     Returns:
         Dense labels, which line up with the mask, follow it like pixels. Values are mixed into
-        ``lam * own + (1 - lam) * partner``. Classes become a `MixedTensor`.
+        ``lam * own + (1 - lam) * partner``, a `MixedValue`. Classes become a `MixedTensor`.
 
     Raises:
         ValueError: If there is not one label for each sample, or if it lines up with a mask that it cannot
@@ -42,10 +43,11 @@ def mix_target(target: Tensor, mixture: Mixture, kind: TargetKind | None = None)
         )
     dense = target.dim() > 2 or not target.is_floating_point()
     if dense and mixture.aligned_dims(target) is not None:
-        return mixture.follow(target)
+        followed = mixture.follow(target)
+        return followed if mixture.selects else guarded(followed)
     sources = mixture.sources(target)
     if kind == "value" or (kind is None and target.is_floating_point()):
-        return blend(sources, mixture.label_weights)
+        return guarded(blend(sources, mixture.label_weights))
     # A source of weight 0 has the own label instead: its loss may be infinite, and 0 times that is not 0.
     shares = mixture.weights[:, 1:].reshape(len(target), -1, *[1] * (target.dim() - 1)).unbind(1)
     partners = [torch.where(share == 0, target, s) for share, s in zip(shares, sources[1:], strict=True)]

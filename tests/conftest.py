@@ -31,5 +31,6 @@ def _fresh_seed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Begin with a fixed seed, and leave no global seed of Lightning's behind."""
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # tensors here are small, and several tests run at once
     yield
     os.environ.pop("PL_GLOBAL_SEED", None)

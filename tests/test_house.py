@@ -18,6 +18,7 @@ ORDER = [
     "mixture",
     "rows ledger effects",
     "mixed_tensor",
+    "mixed_value",
     "boundaries",
     "fields targets",
     "layer",

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from lightning_msda import MixedTensor, Mixture
 from lightning_msda.functional import cutmix, fmix, mixup, resizemix
 from lightning_msda.mixed_tensor import settle
+from lightning_msda.mixed_value import MixedValue
 from lightning_msda.targets import TargetKind, mix_target
 from tests.tools import pairs
 from tests.tools import released as released
@@ -39,7 +40,7 @@ def worlds(mixed: Tensor) -> list[Tensor]:
 def test_values_are_mixed_by_lam(lam: float | Sequence[float], shape: tuple[int, ...]) -> None:
     target = torch.rand(shape, dtype=torch.float64)
     mixed = mix_target(target, pairs(lam, X))
-    assert type(mixed) is Tensor
+    assert type(mixed) is MixedValue
     for i, share in enumerate(by_sample(lam)):
         wanted = share * target[i] + (1 - share) * target[NEXT[i]]
         torch.testing.assert_close(mixed[i], wanted, rtol=1e-12, atol=0)
