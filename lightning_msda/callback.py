@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -35,8 +37,9 @@ class CommonArgs(TypedDict, total=False):
         prob: Chance that a batch is mixed, in [0, 1]; or chances by the epoch that they begin with,
             ``{0: 1.0, 100: 0.5}``. Default 1.
         per_sample: Draw lam and mask for each sample instead of one for the batch. Default False.
-        at: Name of the hidden layer to mix at, such as ``backbone.layer2``. It must return one tensor. There
-            the losses of all kinds of targets are mixed, by the mean of the mask. Default: the input.
+        at: Name of the hidden layer to mix at, such as ``backbone.layer2``: the first tensor that it returns
+            is mixed. There the losses of all kinds of targets are mixed, by the mean of the mask. Default: the
+            input.
         dims: Dimensions that a mask runs over, the batch being 0. Default: all after the channel of
             ``(N, C, *spatial)``; tokens ``(N, T, E)`` are masked along ``[1]``.
         criterion: Name of the module's loss, an attribute or a method, for a loss that leaves torch: it is
@@ -243,27 +246,31 @@ class MSDA(Callback, ABC):
         if not self.covers(step):
             return
         inputs = find_inputs(batch, self.input_key)
-        targets = [] if self.target_key is False else find_targets(batch, self.target_key)
+        targets = [] if self.target_key is False else find_targets(batch, self.target_key, inputs)
         x = get(batch, inputs[0])
         method = self.choose(step, step.policy())
         if method is not None and len(x) == 1:
             self._warn_of_one_sample()
             method = None
         layer = None
+        mix: Callable[[Tensor], Mixture]
+        if method is None:
+            mix = Mixture.untouched
+        elif method.at is None:
+            mix = partial(method.mix, step=step)
+        else:
+            pending, weights = Mixture.pending(x, step.partners(len(x)), per_sample=method.per_sample)
+            layer = Layer(find_layer(pl_module, method.at), method, step, weights, len(x))
+            mix = partial(_with_inputs, pending)
         with torch.no_grad():
-            if method is None:
-                mixture = Mixture.untouched(x)
-            elif method.at is None:
-                mixture = method.mix(x, step)
-            else:
-                mixture, weights = Mixture.pending(x, step.partners(len(x)), per_sample=method.per_sample)
-                layer = Layer(pl_module.get_submodule(method.at), method, step, weights, len(x))
+            mixture = mix(x)
         if method is not None:
             self.last_mix, self.last_method = mixture, type(method).__name__
         self._span = Span(
             trainer.strategy,
             batch,
             mixture,
+            mix,
             inputs=inputs if method is not None else inputs[:1],
             targets=targets,
             kind=self.target,
@@ -312,8 +319,8 @@ class MSDA(Callback, ABC):
     def _close(self) -> None:
         """End the batch, wherever it was left."""
         if self._span is not None:
-            if self._span.layer is not None:
-                self.last_mix = self._span.layer.mixture
+            if self.last_method is not None:
+                self.last_mix = (self._span.layer or self._span).mixture
             self._span.close()
             self._span = None
 
@@ -339,6 +346,10 @@ def find_method(trainer: Trainer) -> MSDA | None:
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback for callback in callbacks if isinstance(callback, MSDA)), None)
+
+
+def _with_inputs(mixture: Mixture, x: Tensor) -> Mixture:
+    return replace(mixture, inputs=x)
 
 
 def _warn_of_finders(callbacks: Sequence[Callback]) -> None:

@@ -15,6 +15,7 @@ __all__ = [
     "find_inputs",
     "find_targets",
     "first_labels",
+    "first_tensor",
     "get",
     "map_tensors",
     "replace",
@@ -25,6 +26,7 @@ Key = int | str
 Path = tuple[Key, ...]
 
 _INPUT_NAMES = ("image", "images", "img", "pixel_values", "input_ids", "input", "inputs", "x")
+_BOX_NAMES = frozenset(("boxes", "bboxes", "bbox"))
 _TARGET_NAMES = ("label", "labels", "target", "targets", "y")
 
 
@@ -39,7 +41,7 @@ def find_inputs(batch: Any, key: Key | Sequence[Key] | None = None) -> list[Path
     Raises:
         ValueError: If they cannot be found, or are no tensor.
     """
-    paths = _parse(key) if key is not None else [_usual_place(batch, 0, _INPUT_NAMES, "input")]
+    paths = _parse(batch, key) if key is not None else [_usual_place(batch, 0, _INPUT_NAMES, "input")]
     for path in paths:
         if not isinstance(value := get(batch, path), Tensor):
             raise ValueError(
@@ -49,19 +51,37 @@ def find_inputs(batch: Any, key: Key | Sequence[Key] | None = None) -> list[Path
     return paths
 
 
-def find_targets(batch: Any, key: Key | Sequence[Key] | None = None) -> list[Path]:
+def find_targets(
+    batch: Any, key: Key | Sequence[Key] | None = None, inputs: Sequence[Path] = ()
+) -> list[Path]:
     """Return where the targets are.
 
     Args:
         batch: As in `find_inputs`.
         key: Index, name or dotted path, or several; None: the usual place.
+        inputs: Places of the inputs, which no target may be.
 
     Raises:
         ValueError: If they cannot be found, hold no tensor, or are boxes.
     """
-    paths = _parse(key) if key is not None else [_usual_place(batch, 1, _TARGET_NAMES, "target")]
+    if (
+        key is None
+        and any(len(path) > 1 and isinstance(path[1], int) for path in inputs)
+        and _names(batch) is None
+    ):
+        raise ValueError(
+            f"The inputs are inside of a list, and the targets may be too; the batch is {_describe(batch)}."
+            " Name the labels by target_key, or mix the inputs alone by target_key=False."
+        )
+    paths = _parse(batch, key) if key is not None else [_usual_place(batch, 1, _TARGET_NAMES, "target")]
     for path in paths:
         value = get(batch, path)
+        if any(path[: len(other)] == other[: len(path)] for other in inputs):
+            raise ValueError(
+                f"The target at {_spell(path)} is an input, {_describe(value)}; the batch is"
+                f" {_describe(batch)}. Name the labels by target_key, or mix the inputs alone by"
+                " target_key=False."
+            )
         if _holds_boxes(value) or _holds_boxes(batch):
             raise ValueError(
                 "The targets hold detection boxes, which none of the methods can mix: they mix class labels,"
@@ -141,10 +161,17 @@ def replace(batch: Any, values: Mapping[Path, Any]) -> Any:
                 if batch[step] is not old:  # type: ignore[index]
                     batch[step] = old  # type: ignore[index]
                     raise TypeError("its copy shares its entries")
-            elif _is_frozen(batch):
-                object.__setattr__(mixed, str(step), value)
+                if isinstance(batch, Mapping) and getattr(batch, str(step), None) is old:
+                    setattr(mixed, str(step), value)
             else:
-                setattr(mixed, str(step), value)
+                old = getattr(batch, str(step))
+                try:
+                    setattr(mixed, str(step), value)
+                except Exception:  # frozen, each kind in its own words
+                    object.__setattr__(mixed, str(step), value)
+                if getattr(batch, str(step)) is not old:
+                    setattr(batch, str(step), old)
+                    raise TypeError("its copy shares what it holds")
     except (TypeError, AttributeError) as error:
         raise ValueError(
             f"A {type(batch).__name__} cannot be copied with other values in it ({error}). Let the loader's"
@@ -167,6 +194,25 @@ def map_tensors(value: Any, func: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, (list, tuple)):
         return replace(value, {(i,): map_tensors(item, func) for i, item in enumerate(value)})
     return value
+
+
+def first_tensor(value: Any) -> Path | None:
+    """Return where the first tensor of a value is, or None if it holds none.
+
+    Args:
+        value: A tensor, or mappings, sequences and dataclasses that hold some.
+    """
+    if isinstance(value, Tensor):
+        return ()
+    places: list[Any] = []
+    if isinstance(value, (list, tuple)):
+        places = list(range(len(value)))
+    elif isinstance(value, Mapping) or dataclasses.is_dataclass(value):
+        places = _names(value) or []
+    for place in places:
+        if (inner := first_tensor(get(value, (place,)))) is not None:
+            return (place, *inner)
+    return None
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -202,11 +248,11 @@ def _usual_place(batch: Any, position: int, usual: tuple[str, ...], what: str) -
     )
 
 
-def _parse(key: Key | Sequence[Key]) -> list[Path]:
-    """Return the paths that a key names."""
+def _parse(batch: Any, key: Key | Sequence[Key]) -> list[Path]:
+    """Return the paths that a key names; a name that is there as it is comes before a path."""
     if not isinstance(key, (int, str)):
-        return [path for one in key for path in _parse(one)]
-    if isinstance(key, int):
+        return [path for one in key for path in _parse(batch, one)]
+    if isinstance(key, int) or (isinstance(batch, Mapping) and key in batch):
         return [(key,)]
     return [tuple(int(step) if step.lstrip("-").isdecimal() else step for step in key.split("."))]
 
@@ -219,20 +265,23 @@ def _names(batch: Any) -> list[Any] | None:
         return list(batch._fields)
     if dataclasses.is_dataclass(batch):
         return [field.name for field in dataclasses.fields(batch)]
-    if isinstance(batch, (Tensor, list, tuple)) or not hasattr(batch, "__dict__"):
+    if isinstance(batch, (Tensor, list, tuple, str, bytes)):
         return None
-    return list(vars(batch))
+    slots = [getattr(kind, "__slots__", ()) for kind in type(batch).__mro__]
+    names = [name for own in slots for name in ([own] if isinstance(own, str) else own)]
+    names += vars(batch) if hasattr(batch, "__dict__") else []
+    return [name for name in names if hasattr(batch, name)] or None
 
 
 def _holds_boxes(value: Any) -> bool:
-    if isinstance(value, (list, tuple)) and value:
-        return _holds_boxes(value[0])
-    return "boxes" in (_names(value) or ())
-
-
-def _is_frozen(value: Any) -> bool:
-    parameters = getattr(type(value), "__dataclass_params__", None)
-    return parameters is not None and bool(parameters.frozen)
+    if type(value).__name__ == "BoundingBoxes":  # torchvision's
+        return True
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_boxes, value))
+    names = [] if isinstance(value, Tensor) else _names(value) or []
+    return not _BOX_NAMES.isdisjoint(map(str, names)) or (
+        isinstance(value, Mapping) and any(map(_holds_boxes, value.values()))
+    )
 
 
 def _spell(path: Path) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from lightning_msda.fields import replace, tensors_in
+from lightning_msda.fields import first_tensor, get, replace
 from lightning_msda.mixture import Mixture
 from lightning_msda.randomness import Step
 
@@ -61,17 +60,10 @@ class Layer:
         """Return the output with its first tensor mixed."""
         if isinstance(output, Tensor):
             return self._mixed(output)
-        tensors = tensors_in(output)
-        if sum(tensor.is_floating_point() for tensor in tensors) > 1:
-            raise ValueError(
-                f"{self.name!r} returned {len(tensors)} tensors, of which one alone would be mixed. Name a"
-                " layer by at that returns one tensor."
-            )
-        places = list(output) if isinstance(output, Mapping) else range(len(output))
-        place = next((place for place in places if isinstance(output[place], Tensor)), None)
+        place = first_tensor(output)
         if place is None:
             raise ValueError(f"{self.name!r} returned a {type(output).__name__} without a tensor to mix.")
-        return replace(output, {(place,): self._mixed(output[place])})
+        return replace(output, {place: self._mixed(get(output, place))})
 
     def _mixed(self, features: Tensor) -> Tensor:
         if features.dim() == 0 or len(features) != self._n:
@@ -91,6 +83,15 @@ class Layer:
                 f"At {self.name!r} the mask has sizes {sizes}, but beside it other inputs were mixed by masks"
                 f" of sizes {self._foreseen}. Leave them out of input_key, or name another layer by at."
             )
+        if self.mixture is not None:
+            before = _masked_sizes(self.mixture)
+            if before != sizes:
+                raise ValueError(
+                    f"{self.name!r} was called for features of shape {tuple(self.mixture.inputs.shape)} and"
+                    f" of {tuple(features.shape)} in one step: masks of sizes {before} and {sizes} have no"
+                    " common lam. Name another layer by at, or use MixUp."
+                )
+            return mixture.inputs  # the weights may be in a graph already
         self._weights.copy_(mixture.weights[: len(self._weights)])
         self.mixture = dataclasses.replace(mixture, inputs=mixture.inputs.detach())
         return mixture.inputs
@@ -110,7 +111,7 @@ def find_layer(module: nn.Module, name: str) -> nn.Module:
     Raises:
         ValueError: If there is none of that name, with those that come near.
     """
-    layers: dict[str, nn.Module] = dict(module.named_modules())
+    layers: dict[str, nn.Module] = dict(module.named_modules(remove_duplicate=False))
     if name not in layers:
         near = difflib.get_close_matches(name, [layer for layer in layers if layer], n=3, cutoff=0.4)
         raise ValueError(

@@ -155,6 +155,11 @@ class Mixture:
         Raises:
             ValueError: If the mask does not fit, or integers would have to be interpolated.
         """
+        if other.dim() == 0 or len(other) != len(self.partners):
+            raise ValueError(
+                f"The inputs have {len(self.partners)} samples, but another input has shape"
+                f" {tuple(other.shape)}. Leave it out of input_key."
+            )
         if not self.selects and not other.is_floating_point():
             if marks:
                 return reduce(torch.maximum, self.sources(other))

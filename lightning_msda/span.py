@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from lightning_msda.boundaries import watched
 from lightning_msda.fields import Path, get, map_tensors, replace
 from lightning_msda.layer import Layer
 from lightning_msda.mixed_tensor import (
+    MixedLossError,
     MixedTensor,
     in_every_world,
     refuse_leaked,
@@ -42,6 +43,7 @@ class Span:
         strategy: The trainer's strategy.
         batch: The batch, as the trainer will pass it on.
         mixture: How it is mixed.
+        mix: Mixes its inputs again by the same draws, should another hook edit them before the step.
         inputs: Places of the inputs in the batch, the mixed one first.
         targets: Places of the targets.
         kind: What the targets are taken for, as in `mix_target`.
@@ -55,6 +57,7 @@ class Span:
         strategy: Strategy,
         batch: Any,
         mixture: Mixture,
+        mix: Callable[[Tensor], Mixture],
         *,
         inputs: Sequence[Path],
         targets: Sequence[Path],
@@ -71,8 +74,9 @@ class Span:
         self.automatic = automatic
         self.criterion = criterion
         self.layer = layer
-        self.inputs = {path: self._beside(path) for path in inputs[1:]}
-        self.inputs[inputs[0]] = mixture.inputs
+        self._mix = mix
+        self._paths = inputs
+        self._put_inputs()
         self._before = {name: vars(strategy).get(name) for name in ("training_step", "backward")}
         self._step, self._backward = strategy.training_step, strategy.backward
         self._backwards = 0
@@ -104,7 +108,15 @@ class Span:
             self._backwards += 1
             if not self.automatic and not isinstance(loss, MixedTensor):
                 refuse_leaked(loss)
-            return self._backward(loss, *args, **kwargs)
+            try:
+                return self._backward(loss, *args, **kwargs)
+            except RuntimeError as error:
+                if self.layer is None or not self.mixture.per_sample or "inplace operation" not in str(error):
+                    raise
+                raise MixedLossError(
+                    f"A loss was computed before {self.layer.name!r} mixed its output, when the lam of each"
+                    " sample was not known. Call the layer first, or leave out per_sample."
+                ) from error
 
     @contextmanager
     def _closed_by_failure(self) -> Iterator[None]:
@@ -117,6 +129,11 @@ class Span:
 
     def _mixed_step(self, batch: Any, *rest: Any, **kwargs: Any) -> Any:
         release()
+        if any(self._state_of(path) != before for path, before in self._states.items()):
+            # Another hook has edited the batch since; the same draws mix what it is now.
+            with torch.no_grad():
+                self.mixture = self._mix(get(batch, self._paths[0]))
+                self._put_inputs()
         labels = {path: map_tensors(get(batch, path), self._mix_target) for path in self.targets}
         with _once_for_each_source(self.criterion), watched():
             output = self._step(replace(batch, {**self.inputs, **labels}), *rest, **kwargs)
@@ -126,6 +143,17 @@ class Span:
                 " layer that the training step runs."
             )
         return self._hand_back(output)
+
+    def _put_inputs(self) -> None:
+        """Keep the mixed inputs, and what they were made of."""
+        first, *others = self._paths
+        self._states = {path: self._state_of(path) for path in self._paths}
+        self.inputs = {first: self.mixture.inputs, **{path: self._beside(path) for path in others}}
+
+    def _state_of(self, path: Path) -> tuple[int, int]:
+        """Return what changes when the tensor at a place is exchanged or edited."""
+        tensor: Tensor = get(self.batch, path)
+        return id(tensor), 0 if tensor.is_inference() else tensor._version
 
     def _beside(self, path: Path) -> Tensor:
         """Return another input, mixed as the first one or as the layer's features."""

@@ -713,23 +713,6 @@ def test_another_input_that_the_layers_mask_does_not_fit_is_refused() -> None:
         make_trainer(method).fit(Reads(), DataLoader(data, batch_size=N))
 
 
-def test_a_layer_that_returns_several_tensors_is_refused() -> None:
-    class Pair(nn.Module):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            return x, 2 * x
-
-    class Reads(Classifier):
-        def __init__(self) -> None:
-            super().__init__(X[0].numel(), N)
-            self.pair = Pair()
-
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            return super().training_step((self.pair(batch[0])[1], batch[1]), batch_idx)
-
-    with pytest.raises(ValueError, match="returned 2 tensors"):
-        train(MixUp(at="pair"), Reads())
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -47,7 +47,7 @@ def mixup(
         True
     """
     check_positive("alpha", alpha)
-    if not x.is_floating_point():
+    if not (x.is_floating_point() or x.is_complex()):
         raise ValueError(
             f"MixUp interpolates its inputs, which are {x.dtype} of shape {tuple(x.shape)}. Mix tokens at"
             " their embedding, MixUp(at='embedding'), or by a mask, CutMix(dims=[1]); convert images to"

@@ -20,7 +20,7 @@ def interpolate(x: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
         partner: Partner of each sample, int64, shape ``(N,)``.
         lam: Weight of the own sample, shape ``(R,)``.
     """
-    return torch.lerp(x.index_select(0, partner), x, along(lam, (), x.dim()).to(x.dtype))
+    return torch.lerp(x, x.index_select(0, partner), 1 - along(lam, (), x.dim()).to(x.dtype))
 
 
 def select(x: Tensor, shown: Tensor, mask: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def paste_resized(
     where = along(place.flatten(1), (patch.dim() - 1,), patch.dim()).expand_as(patch)
     sizes = [x.size(dim) for dim in dims]
     mixed = flat.scatter(-1, where, patch).view(*flat.shape[:-1], *sizes)
-    return mixed.movedim(last, dims)
+    return mixed.movedim(last, dims).contiguous(memory_format=_format(x))
 
 
 def resized_source(starts: Tensor, sides: Tensor, spatial: Sequence[int]) -> tuple[Tensor, ...]:
@@ -108,3 +108,14 @@ def take_source(x: Tensor, source: Sequence[Tensor], dims: Sequence[int]) -> Ten
     for dim, positions in zip(dims, source, strict=True):
         x = x.gather(dim, along(positions, (dim,), x.dim()).expand_as(x))
     return x
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    """Return the memory format of a tensor."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    if x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d):
+        return torch.channels_last_3d
+    return torch.contiguous_format
