@@ -37,9 +37,9 @@ class CommonArgs(TypedDict, total=False):
         prob: Chance that a batch is mixed, in [0, 1]; or chances by the epoch that they begin with,
             ``{0: 1.0, 100: 0.5}``. Default 1.
         per_sample: Draw lam and mask for each sample instead of one for the batch. Default False.
-        at: Name of the hidden layer to mix at, such as ``backbone.layer2``: the first tensor that it returns
-            is mixed. There the losses of all kinds of targets are mixed, by the mean of the mask. Default: the
-            input.
+        at: Name of the hidden layer to mix at, such as ``backbone.layer2``: the first tensor that it
+            returns is mixed. There the losses of all kinds of targets are mixed, by the mean of the mask.
+            Default: the input.
         dims: Dimensions that a mask runs over, the batch being 0. Default: all after the channel of
             ``(N, C, *spatial)``; tokens ``(N, T, E)`` are masked along ``[1]``.
         criterion: Name of the module's loss, an attribute or a method, for a loss that leaves torch: it is
