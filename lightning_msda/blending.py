@@ -124,7 +124,7 @@ def reduced(
     worlds = [args[0] for args, _ in calls]
     if any(world.shape != worlds[0].shape for world in worlds):
         return None
-    if isinstance(weights, Scattered) and weights.rows.shape != worlds[0].shape:
+    if isinstance(weights, Scattered) and (dims is not None or weights.rows.shape != worlds[0].shape):
         return None
     counts = not worlds[0].is_floating_point()
     exact = (weights.weights if isinstance(weights, Scattered) else weights).dtype

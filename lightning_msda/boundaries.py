@@ -18,9 +18,17 @@ import torch._functorch.apis
 import torch.distributed
 from torch._dynamo.variables import TensorVariable, TupleVariable, torch_function
 from torch._dynamo.variables.builder import SourcelessBuilder
+from torch.utils.checkpoint import CheckpointFunction, checkpoint
 from torchmetrics import Metric
 
-from lightning_msda.mixed_tensor import BY_CRITERION, in_every_world, in_own_world, note_leaks
+from lightning_msda.mixed_tensor import (
+    BY_CRITERION,
+    hand_over,
+    in_every_world,
+    in_own_world,
+    is_mixed,
+    note_leaks,
+)
 from lightning_msda.mixed_value import as_numbers
 
 __all__ = ["watched"]
@@ -71,6 +79,13 @@ def _apply(original: Any) -> Any:
         name = (
             f"the custom autograd function {cls.__name__} computed with the own labels only. {BY_CRITERION}"
         )
+        if cls.__name__ == "BackwardHookFunction":  # hands its arguments on as they are
+            return in_every_world(original.__get__(None, cls), cls.__name__, by_row=True)(*args, **kwargs)
+        if cls.__name__ == "_DDPSink":  # hands on what the step returns
+            return original.__get__(None, cls)(*(hand_over(arg) for arg in args), **kwargs)
+        if cls is CheckpointFunction and is_mixed(args):  # the other kind asks, and computes the same
+            function, preserve_rng_state, *rest = args
+            return checkpoint(function, *rest, use_reentrant=False, preserve_rng_state=preserve_rng_state)
         lost = _UNASKED if cls.__name__ == "CompiledFunction" else name
         args, kwargs = as_numbers((args, kwargs))
         return in_own_world(original.__get__(None, cls), lost)(*args, **kwargs)

@@ -188,7 +188,6 @@ class MSDA(Callback, ABC):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()
-        self._put_hook_guards_back()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         others = [type(c).__name__ for c in callbacks if isinstance(c, MSDA) and c is not self]
         if others:
@@ -224,16 +223,16 @@ class MSDA(Callback, ABC):
             find_criterion(pl_module, self.criterion)
         if self._seed is None:
             self._seed = _global_seed(trainer)
-        if any(method.at is not None for method in self.members()):
-            # Otherwise a compiled module does not notice hooks that come and go.
-            self._hook_guards = dynamo_config.skip_nnmodule_hook_guards
-            dynamo_config.skip_nnmodule_hook_guards = False
 
     @override
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._close()
+        if any(method.at is not None for method in self.members()):
+            # Otherwise a compiled module does not notice hooks that come and go.
+            self._hook_guards = dynamo_config.skip_nnmodule_hook_guards
+            dynamo_config.skip_nnmodule_hook_guards = False
         self.last_mix = self.last_method = None
         assert self._seed is not None
         step = Step(
@@ -277,6 +276,7 @@ class MSDA(Callback, ABC):
             automatic=pl_module.automatic_optimization,
             criterion=None if self.criterion is None else find_criterion(pl_module, self.criterion),
             layer=layer,
+            on_close=self._put_hook_guards_back,
         )
 
     @override
@@ -290,18 +290,12 @@ class MSDA(Callback, ABC):
         self._close()
 
     @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._put_hook_guards_back()
-
-    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close()
-        self._put_hook_guards_back()
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()
-        self._put_hook_guards_back()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled and copied: all but the last batch."""
@@ -323,6 +317,7 @@ class MSDA(Callback, ABC):
                 self.last_mix = (self._span.layer or self._span).mixture
             self._span.close()
             self._span = None
+        self._put_hook_guards_back()
 
     def _put_hook_guards_back(self) -> None:
         if self._hook_guards is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ __all__ = ["Layer", "find_criterion", "find_layer"]
 
 
 class Layer:
-    """A hidden layer that mixes what it returns, until it is closed.
+    """A hidden layer that mixes what it returns, while a part of the step runs.
 
     It mixes at every call, and each time alike: a layer may be called several times in a step, and runs
     again in the backward pass under activation checkpointing.
@@ -40,7 +42,26 @@ class Layer:
         self._weights = weights
         self._n = n
         self._foreseen: list[list[int]] = []
-        self._handle = module.register_forward_hook(self._mix_output)
+        self._module = module
+        self._open = False
+
+    @contextmanager
+    def mixing(self) -> Iterator[None]:
+        """Mix what the layer returns, for as long as a part of the step runs."""
+        if self._open:  # a backward pass within the step
+            yield
+            return
+        self._open = True
+        handle = self._module.register_forward_hook(self._mix_output)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self._open = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy of the module takes along: a hook that does nothing."""
+        return {"name": self.name, "_open": False}
 
     def foresee(self, other: Tensor) -> Mixture:
         """Return how another input must be mixed beside the layer's features: by the same draws.
@@ -52,12 +73,10 @@ class Layer:
         self._foreseen.append(_masked_sizes(mixture))
         return mixture
 
-    def close(self) -> None:
-        """Leave the layer as it was; a second time does nothing."""
-        self._handle.remove()
-
     def _mix_output(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Return the output with its first tensor mixed."""
+        if not self._open:
+            return output
         if isinstance(output, Tensor):
             return self._mixed(output)
         place = first_tensor(output)

@@ -36,8 +36,10 @@ __all__ = [
     "BY_CRITERION",
     "MixedLossError",
     "MixedTensor",
+    "hand_over",
     "in_every_world",
     "in_own_world",
+    "is_mixed",
     "lose",
     "name_of",
     "note_leaks",
@@ -53,10 +55,10 @@ _GRADIENTS = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
 # Where a value leaves torch, and may come back in a loss unseen.
 _LEAVING = frozenset(
     "item tolist numpy __array__ __bool__ __int__ __float__ __complex__ __index__ __contains__ data_ptr"
-    " __dlpack__ __reduce_ex__ as_subclass".split()
+    " __dlpack__ as_subclass".split()
 )
 # Where it leaves to be looked at or kept.
-_SHOWING = frozenset("__repr__ __format__ __str__ __hash__ untyped_storage".split())
+_SHOWING = frozenset("__repr__ __format__ __str__ __hash__ __reduce_ex__ untyped_storage".split())
 # Where it answers with its form, and of that with what may differ between the worlds.
 _SIZES = frozenset("shape size __len__ numel nelement".split())
 _FORM = _SIZES | frozenset("dtype device layout ndim dim is_floating_point is_complex requires_grad".split())
@@ -185,13 +187,14 @@ def refuse_unread() -> None:
 
 
 def release() -> None:
-    """Make every mixed tensor the plain own value again, wherever it has been put."""
+    """Make every mixed tensor plain again, wherever it has been put: the own value, or the mixture's loss."""
     for tensor, home in ledger.living():
-        own = tensor.__dict__.get("own", tensor)
+        with torch._C.DisableTorchFunctionSubclass():
+            kept = _seen(tensor).detach() if isinstance(tensor, MixedTensor) else tensor
         tensor.__class__ = home
-        if tensor.data_ptr() != own.data_ptr():
-            tensor.data = own
-        for name in MixedTensor.__annotations__:
+        if tensor.data_ptr() != kept.data_ptr():
+            tensor.data = kept
+        for name in (*MixedTensor.__annotations__, "sources"):
             tensor.__dict__.pop(name, None)
     ledger.forget()
 
@@ -223,7 +226,7 @@ def in_every_world(func: Callable[..., Any], name: str, *, by_row: bool) -> Call
 
 
 def in_own_world(func: Callable[..., Any], lost: str) -> Callable[..., Any]:
-    """Return a function that is called with the own labels; what it makes of them is lost.
+    """Return a function that is called with the own labels and the mixture's losses; what it makes is lost.
 
     Args:
         func: What torch does not dispatch.
@@ -233,7 +236,7 @@ def in_own_world(func: Callable[..., Any], lost: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         if not _find((args, kwargs)):
             return func(*args, **kwargs)
-        own = func(*_replace(args, _own), **_replace(kwargs, _own))
+        own = func(*_replace(args, _seen), **_replace(kwargs, _seen))
         return _join("", own, [own], None, lost, label=True)
 
     return call
@@ -260,6 +263,26 @@ def note_leaks(name: str, arguments: Any) -> None:
         read_alike = tensor.lost is None and all(_equal(world, tensor.own) for world in tensor.worlds)
         if tensor.label and not tensor.worlds[0].requires_grad and not read_alike:
             ledger.note_leak(name)
+
+
+def is_mixed(arguments: Any) -> bool:
+    """Tell whether there is a mixed tensor among arguments, nested in any way.
+
+    Args:
+        arguments: Of a function.
+    """
+    return bool(_find(arguments))
+
+
+def hand_over(value: Any) -> Any:
+    """Return what leaves for the optimizer: of a loss the mixture's, of all else the own value.
+
+    Args:
+        value: Mixed, plain or no tensor.
+    """
+    if isinstance(value, MixedTensor):
+        return settle(value) if _is_loss(value) or value.requires_grad else value.own
+    return value
 
 
 def seen(tensor: Tensor) -> Tensor:
@@ -304,6 +327,8 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
         _refuse_inside_of_transforms(name)
     weights, lost = _meet(mixed, name)
     k = max(len(tensor.worlds) for tensor in mixed)
+    # A loss that leaves the graph is from here on seen as the mixture's.
+    leaves = (name in ("detach", "data") or not torch.is_grad_enabled()) and any(map(_is_loss, mixed))
     into = _written(name, args, kwargs)
     if into is not None:
         if not isinstance(into, MixedTensor):
@@ -312,6 +337,8 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
             if _has_other_readers(into):
                 ledger.note_leak(f"{name}, which wrote them into memory that another tensor or array shares")
         into = _adopt(into, k, weights)
+        if into.own is into.worlds[0] and (leaves or any(t.own is not t.worlds[0] for t in mixed)):
+            into.worlds = (into.own.clone(), *into.worlds[1:])  # what is shown differs from the first world
         mixed = [into, *(tensor for tensor in mixed if tensor is not into)]
     met = None
     if _is_by_sample(weights):
@@ -320,8 +347,6 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
         if met is not None and met.requires_grad:
             return _make(met, met, (met,), None, None, label=False)
     func = calls_alike(func, name, mixed[0].own.device)
-    # A loss that leaves the graph is from here on seen as the mixture's.
-    leaves = (name in ("detach", "data") or not torch.is_grad_enabled()) and any(map(_is_loss, mixed))
     own = call(_seen if leaves else _own)
     worlds: list[Any] = [own]
     if met is not None:
@@ -386,8 +411,9 @@ def _refuse_inside_of_transforms(name: str) -> None:
             f"{name} reads mixed labels inside of torch.func or vmap, which did not get them as an argument."
             " Hand them over as one, or use torch.autograd."
         )
-    # A checkpoint that runs a part of the step again records gradients there, a hook does not.
-    if torch._C._current_graph_task_id() != -1 and not torch.is_grad_enabled():
+    # A checkpoint that runs a part of the step again records gradients there, a hook does not; and a module
+    # that is saved meanwhile detaches its buffers.
+    if name != "detach" and torch._C._current_graph_task_id() != -1 and not torch.is_grad_enabled():
         raise MixedLossError(
             f"{name} reads mixed labels during the backward pass, where a gradient cannot be mixed. Compute"
             " what the hook or the custom function needs in the forward pass, or name the loss by"
@@ -435,8 +461,9 @@ def _adopt(into: Tensor, k: int, weights: Tensor | None) -> MixedTensor:
     if not isinstance(into, MixedTensor):
         home, base = type(into), into._base
         if base is None:  # not a view of itself, for which a compiler that meets it later would take it
-            own = into.clone() if into.requires_grad and torch.is_grad_enabled() else into.detach()
-            worlds = (own, *(own.clone() for _ in range(1, k)))
+            with torch.enable_grad():  # what is edited without gradients keeps those that it has
+                own = into.detach() if into.is_leaf else into.clone()
+                worlds = (own, *(own.clone() for _ in range(1, k)))
         else:  # a view: its worlds are views of the base's
             size, stride, offset = into.size(), into.stride(), into.storage_offset() - base.storage_offset()
             bases = _adopt(base, k, weights).worlds

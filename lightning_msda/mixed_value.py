@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from typing_extensions import override
 
 from lightning_msda import ledger
@@ -24,17 +24,20 @@ _MOVING = frozenset(
     """.split()
 )
 _ROUNDING = frozenset("round round_ floor floor_ ceil ceil_ trunc trunc_ sign sgn".split())
-# What answers with a truth value that is none of a class.
-_CHECKING = frozenset("isnan isinf isfinite is_nonzero equal allclose".split())
 
 
 class MixedValue(Tensor):
     """``lam * own + (1 - lam) * partner`` of floating-point labels.
 
     It behaves as a plain tensor, and what is computed from it together with anything else is one. But a
-    class that is made of the labels alone (``argmax``, ``y.long()``, ``y == 1``, ``y > 0.5``) is neither
-    source's: a loss with that in it is refused.
+    class that is made of the labels alone (``argmax``, ``y.long()``, ``y > 0.5``) may be neither source's.
+    Where the sources would not all have had it, a loss with that in it is refused.
+
+    Attributes:
+        sources: The labels that were mixed, moved as they were.
     """
+
+    sources: tuple[Tensor, ...]
 
     @classmethod
     @override
@@ -43,12 +46,25 @@ class MixedValue(Tensor):
     ) -> Any:
         if MixedTensor in types:
             return NotImplemented  # it computes in every world
+        kwargs = kwargs or {}
         name = name_of(func)
         with torch._C.DisableTorchFunctionSubclass():
-            result = func(*args, **(kwargs or {}))
-            if _has_others((args, kwargs)):
+            values: list[Any] = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            alone = bool(values) and all(type(value) is cls for value in values)
+            result = func(*args, **kwargs)
+            made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            classes = any(not tensor.is_floating_point() for tensor in made) or name in _ROUNDING
+            if not alone or not made or not (classes or name in _MOVING or result is values[0]):
                 return result
-            return tree_map_only(Tensor, lambda tensor: _told(tensor, name), result)
+
+            def of_source(j: int) -> Any:
+                a, k = tree_map_only(cls, lambda value: value.sources[j], (args, kwargs))
+                return func(*a, **k)
+
+            each = [of_source(j) for j in range(len(values[0].sources))]
+            if result is values[0]:  # edited in place, and so are its sources
+                return result
+            return tree_map(lambda tensor, *sources: _told(tensor, sources, name), result, *each)
 
 
 def as_numbers(arguments: Any) -> Any:
@@ -56,25 +72,29 @@ def as_numbers(arguments: Any) -> Any:
     return tree_map_only(MixedValue, lambda tensor: tensor.as_subclass(Tensor), arguments)
 
 
-def guarded(value: Tensor) -> MixedValue:
-    """Return a mixed label under guard, until all labels are made plain again."""
+def guarded(value: Tensor, sources: Sequence[Tensor]) -> MixedValue:
+    """Return a mixed label under guard, until all labels are made plain again.
+
+    Args:
+        value: The label.
+        sources: What it was mixed of.
+    """
     guard = value.as_subclass(MixedValue)
+    guard.sources = tuple(sources)
     ledger.remember(guard, Tensor)
     return guard
 
 
-def _told(tensor: Tensor, name: str) -> Tensor:
-    """Return what a function of mixed values alone has made, under guard or lost if it must be."""
-    if isinstance(tensor, MixedValue) or name in _CHECKING:  # in place
-        return tensor
-    if not tensor.is_floating_point() or name in _ROUNDING:
-        return lose(
-            tensor,
-            f"{name} makes classes of floating-point labels that were mixed themselves, where 0.4 is neither"
-            " 0 nor 1. Say target='class', so that their losses are mixed instead.",
-        )
-    return guarded(tensor) if name in _MOVING else tensor
-
-
-def _has_others(arguments: Any) -> bool:
-    return any(isinstance(leaf, Tensor) and type(leaf) is not MixedValue for leaf in tree_leaves(arguments))
+def _told(made: Any, of_sources: Sequence[Any], name: str) -> Any:
+    """Return what a function has made of mixed values alone, under guard or lost if it must be."""
+    if not isinstance(made, Tensor):
+        return made
+    if made.is_floating_point() and name not in _ROUNDING:
+        return guarded(made, of_sources) if name in _MOVING else made
+    if all(made.shape == other.shape and torch.equal(made, other) for other in of_sources):
+        return made
+    return lose(
+        made,
+        f"{name} makes classes of floating-point labels that were mixed themselves, where 0.4 is neither 0"
+        " nor 1. Say target='class', so that their losses are mixed instead.",
+    )

@@ -31,7 +31,7 @@ _POINTWISE = frozenset(loss.__name__ for loss in LOSSES) | frozenset(
     expm1 log log2 log10 log1p sin cos tan acos arccos asin arcsin atan arctan atan2 sinh cosh tanh
     sigmoid logsigmoid softplus softsign relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh
     hardsigmoid hardswish threshold erf erfc logit xlogy logaddexp lerp addcmul addcdiv rsub bucketize isin
-    dropout alpha_dropout
+    dropout alpha_dropout type_as
     eq ne lt le gt ge not_equal less less_equal greater greater_equal isnan isinf isfinite isclose
     and or xor not invert bitwise_and bitwise_or bitwise_xor bitwise_not logical_and logical_or
     logical_xor logical_not where clamp clamp_min clamp_max clip maximum minimum max min fmax fmin ceil
@@ -48,6 +48,8 @@ _MOVING = JOINING | frozenset(
     unbind t T mT transpose swapaxes swapdims permute movedim moveaxis diagonal
     """.split()
 )
+# Of these, the ones that leave the entries in their order.
+_IN_ORDER = frozenset("view reshape flatten squeeze unsqueeze view_as reshape_as ravel".split())
 # Each row of the result from the same row of the first argument.
 _ROWWISE = frozenset("one_hot embedding".split())
 _PRODUCTS = frozenset("linear matmul mm".split())
@@ -97,9 +99,12 @@ def follow_rows(
     if name.startswith(("__r", "__i")) and base[1:] in _POINTWISE:
         base = base[1:]
     leads = args[0] is operands[0]
-    if base in _MOVING or (base == "getitem" and leads):
-        return _moved(func, base, args, kwargs, operands, tables)
+    looked_up = base == "index_select" and not leads
+    if (base in _MOVING and not looked_up) or (base == "getitem" and leads):
+        return _moved(func, base, args, kwargs, operands, tables, first)
     if isinstance(weights, Scattered):
+        if base in ("sum", "mean") and (dim := _dim(base, args, kwargs)) is not None:
+            return _summed(weights, dim, bool(kwargs.get("keepdim", False)))
         same = len(operands) == 1 and base in _POINTWISE and first.shape == operands[0].shape
         return weights if same else None
     if len(weights) == 1:
@@ -115,8 +120,10 @@ def follow_rows(
         kept = aligned and leads and len(operands) == 1 and first.dim() >= args[0].dim()
     elif base in _PRODUCTS:
         kept = aligned and leads and len(operands) == 1 and args[0].dim() > 1
-    elif base == "bmm":
+    elif base in ("bmm", "index_select", "scaled_dot_product_attention") or func in LOSSES:
         kept = aligned
+    elif base == "pad":
+        kept = aligned and len(args[1]) < 2 * first.dim()
     elif base == "einsum":
         kept = aligned and _sums_by_row(args[0])
     elif base in _ALONG and (dim := _dim(base, args, kwargs)) is not None:
@@ -143,20 +150,27 @@ def _moved(
     kwargs: Mapping[str, Any],
     operands: Sequence[Tensor],
     tables: Sequence[Any],
+    first: Tensor,
 ) -> Any:
     """Return the weights after the numbers of the rows went the way of the values."""
     plain = tables[0]
+    if torch.compiler.is_compiling():
+        return _traced(base, args, operands, plain, first)
     if any(isinstance(arg, torch.dtype) for arg in args[1:]):  # y.view(torch.int32)
         return plain
     weights = [table.weights if isinstance(table, Scattered) else table for table in tables]
     numbers: dict[int, Tensor] = {}
-    total = 0
+    begins: dict[int, int] = {}
+    distinct: list[Tensor] = []
     for operand, table, own in zip(operands, tables, weights, strict=True):
         rows = table.rows if isinstance(table, Scattered) else _row_numbers(operand, len(table))
         if rows is None:
             return None
-        numbers[id(operand)] = rows + total
-        total += len(own)
+        if id(own) not in begins:
+            begins[id(own)] = sum(map(len, distinct))
+            distinct.append(own)
+        numbers[id(operand)] = rows + begins[id(own)]
+    total = sum(map(len, distinct))
     # Whatever is joined has a row of its own; an index stays what it is.
     indexes = base in ("getitem", "index_select", "repeat_interleave")
     if indexes and (len(operands) > 1 or args[0] is not operands[0]):
@@ -170,8 +184,29 @@ def _moved(
     new_args, new_kwargs = tree_map_only(Tensor, number, (tuple(args), dict(kwargs)))
     moved = func(*new_args, **new_kwargs)
     if isinstance(moved, Tensor):
-        return _table(moved, weights, total)
-    return [_table(rows, weights, total) for rows in moved]
+        return _table(moved, distinct)
+    return [_table(rows, distinct) for rows in moved]
+
+
+def _traced(base: str, args: Sequence[Any], operands: Sequence[Tensor], weights: Any, first: Tensor) -> Any:
+    """Return the weights where values are not known yet: of what stays in its place, or is sliced."""
+    if len(operands) == 1 and args[0] is operands[0] and isinstance(weights, Tensor):
+        key = args[1] if base == "getitem" else None
+        lead = key[0] if isinstance(key, tuple) else key
+        in_order = base in _IN_ORDER and first.dim() > 0 and first.size(0) % len(weights) == 0
+        if in_order or (base == "getitem" and lead == slice(None)):
+            return weights
+        if isinstance(lead, slice) and len(weights) == args[0].size(0):
+            return weights[lead]
+    torch._dynamo.graph_break()
+    return None
+
+
+def _summed(weights: Scattered, dim: Any, keepdim: bool) -> Any:
+    """Return the weights of a sum along dimensions in which every entry is of one row."""
+    low, high = weights.rows.amin(dim, keepdim), weights.rows.amax(dim, keepdim)
+    alike = torch.equal(weights.weights[low], weights.weights[high])
+    return _table(low, [weights.weights]) if alike else None
 
 
 def _row_numbers(value: Tensor, rows: int) -> Tensor | None:
@@ -184,16 +219,17 @@ def _row_numbers(value: Tensor, rows: int) -> Tensor | None:
     return numbers.view(-1, *[1] * (value.dim() - 1)).expand(value.shape)
 
 
-def _table(rows: Tensor, weights: Sequence[Tensor], total: int) -> Any:
-    """Return the weights of a value by the numbers of its rows."""
+def _table(rows: Tensor, weights: Sequence[Tensor]) -> Any:
+    """Return the weights of a value by the numbers of its rows; one more than there are is any row's."""
     if rows.numel() == 0:
         return None
+    alike_in_all = sum(map(len, weights))
     leading = rows.reshape(len(rows) if rows.dim() > 0 else 1, -1)
-    lead = leading[:, 0]
-    if bool((rows == total).all()):
+    lead = leading.amin(1)
+    if bool((lead == alike_in_all).all()):
         return PLAIN
     in_order = _row_numbers(lead, len(weights[0]))
-    by_row = bool((leading == lead[:, None]).all())
+    by_row = bool(((leading == lead[:, None]) | (leading == alike_in_all)).all())
     if by_row and len(weights) == 1 and in_order is not None and torch.equal(lead, in_order):
         return weights[0]
     # The last row is for what is alike in all worlds: any weights will do.
@@ -219,6 +255,8 @@ def _writes_by_row(into: Tensor, key: Any, operands: Sequence[Tensor]) -> bool:
     lead = key[0] if isinstance(key, tuple) else key
     if len(operands) == 1 and into is operands[0]:  # y[:2] = 0
         return True
+    if lead is Ellipsis:
+        return len(key) <= into.dim() and not any(k is o for k in key for o in operands)
     if isinstance(lead, slice):
         return lead == slice(None) and not any(k is o for k in key[1:] for o in operands)
     if not isinstance(lead, Tensor):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -30,14 +30,17 @@ from lightning_msda.targets import TargetKind, mix_target
 __all__ = ["Span"]
 
 
+_WRAPPED = ("training_step", "backward", "optimizer_step")
+
+
 class Span:
     """One batch's way through the step.
 
     While it is open, the strategy's ``training_step`` hands the step a shallow copy of the batch with the
     mixed inputs and targets in it, and hands back the mixture's loss; its ``backward`` looks at the losses of
-    a manual optimization. Both are instance attributes of the strategy, so neither the module nor the batch
-    is touched. A step that runs several times for one batch
-    (LBFGS) sees one mix, and fresh labels each time.
+    a manual optimization; and its ``optimizer_step``, which runs all of an automatic one, puts all back when
+    it is through. They are instance attributes of the strategy, so neither the module nor the batch is
+    touched. A step that runs several times for one batch (LBFGS) sees one mix, and fresh labels each time.
 
     Args:
         strategy: The trainer's strategy.
@@ -50,6 +53,7 @@ class Span:
         automatic: Whether the trainer optimizes what the step returns.
         criterion: Who owns the loss that is called once for each source, and its name there.
         layer: The hidden layer at which the batch is mixed, in the place of the input.
+        on_close: What else is to be put back.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Span:
         automatic: bool = True,
         criterion: tuple[Any, str] | None = None,
         layer: Layer | None = None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.strategy = strategy
         self.batch = batch
@@ -74,14 +79,17 @@ class Span:
         self.automatic = automatic
         self.criterion = criterion
         self.layer = layer
+        self.on_close = on_close
         self._mix = mix
         self._paths = inputs
         self._put_inputs()
-        self._before = {name: vars(strategy).get(name) for name in ("training_step", "backward")}
+        self._before = {name: vars(strategy).get(name) for name in _WRAPPED}
         self._step, self._backward = strategy.training_step, strategy.backward
+        self._optimizer_step = strategy.optimizer_step
         self._backwards = 0
         strategy.training_step = self.training_step  # type: ignore[method-assign]
         strategy.backward = self.backward  # type: ignore[method-assign, assignment]
+        strategy.optimizer_step = self.optimizer_step  # type: ignore[method-assign]
 
     def close(self) -> None:
         """Leave everything as it was; a second time does nothing."""
@@ -91,9 +99,8 @@ class Span:
                 del attributes[name]
                 if before is not None:
                     attributes[name] = before
-        if self.layer is not None:
-            self.layer.close()
         release()
+        self.on_close()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Run the step on the mixed batch; on any other, run it as it is."""
@@ -118,11 +125,20 @@ class Span:
                     " sample was not known. Call the layer first, or leave out per_sample."
                 ) from error
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Let the optimizer step; where that runs the whole step, all is put back after it."""
+        try:
+            return self._optimizer_step(*args, **kwargs)
+        finally:
+            if self.automatic:
+                self.close()
+
     @contextmanager
     def _closed_by_failure(self) -> Iterator[None]:
         """Close at once: another callback's failure may keep ours from being called."""
         try:
-            yield
+            with nullcontext() if self.layer is None else self.layer.mixing():
+                yield
         except BaseException:
             self.close()
             raise
@@ -137,7 +153,8 @@ class Span:
         labels = {path: map_tensors(get(batch, path), self._mix_target) for path in self.targets}
         with _once_for_each_source(self.criterion), watched():
             output = self._step(replace(batch, {**self.inputs, **labels}), *rest, **kwargs)
-        if self.layer is not None and self.layer.mixture is None:
+        trained = self._backwards > 0 or output is not None
+        if self.layer is not None and self.layer.mixture is None and trained:
             raise ValueError(
                 f"The step never called {self.layer.name!r}, so at={self.layer.name!r} mixed nothing. Name a"
                 " layer that the training step runs."
@@ -166,14 +183,14 @@ class Span:
 
     def _hand_back(self, output: Any) -> Any:
         """Return what the step returned with the mixture's loss and plain tensors in it."""
-        loss = output.get("loss") if isinstance(output, Mapping) else output
-        unmixed = isinstance(loss, Tensor) and loss.requires_grad and not isinstance(loss, MixedTensor)
-        if not self.automatic:
-            unmixed = not ledger.settled() and (self._backwards > 0 or ledger.first_leak() is not None)
-        if unmixed:
+        loss: Any = output.get("loss") if isinstance(output, Mapping) else output
+        if self.automatic:
+            plain = isinstance(loss, Tensor) and not isinstance(loss, MixedTensor)
+            if plain and loss.requires_grad and not ledger.settled():
+                refuse_unread()
+                refuse_leaked(loss)
+        elif ledger.first_leak() is not None and not ledger.settled():
             refuse_unread()
-        if self.automatic and isinstance(loss, Tensor) and not isinstance(loss, MixedTensor):
-            refuse_leaked(loss)
         if self.automatic and isinstance(loss, MixedTensor):
             loss = settle(loss)
             output = replace(output, {("loss",): loss}) if isinstance(output, Mapping) else loss

@@ -44,10 +44,10 @@ def mix_target(target: Tensor, mixture: Mixture, kind: TargetKind | None = None)
     dense = target.dim() > 2 or not target.is_floating_point()
     if dense and mixture.aligned_dims(target) is not None:
         followed = mixture.follow(target)
-        return followed if mixture.selects else guarded(followed)
+        return followed if mixture.selects else guarded(followed, mixture.sources(target))
     sources = mixture.sources(target)
     if kind == "value" or (kind is None and target.is_floating_point()):
-        return guarded(blend(sources, mixture.label_weights))
+        return guarded(blend(sources, mixture.label_weights), [source.clone() for source in sources])
     # A source of weight 0 has the own label instead: its loss may be infinite, and 0 times that is not 0.
     shares = mixture.weights[:, 1:].reshape(len(target), -1, *[1] * (target.dim() - 1)).unbind(1)
     partners = [torch.where(share == 0, target, s) for share, s in zip(shares, sources[1:], strict=True)]

@@ -36,7 +36,8 @@ def test_a_layer_runs_as_once(name: str) -> None:
 
     def loss(labels: Tensor, layer: nn.Module) -> Tensor:
         torch.manual_seed(3)
-        return (layer(x + embed(labels)) ** 2 * x).mean()
+        value: Tensor = (layer(x + embed(labels)) ** 2 * x).mean()
+        return value
 
     own, partner = copy.deepcopy(layer), copy.deepcopy(layer)
     wanted = LAM * loss(OWN, own) + (1 - LAM) * loss(PARTNER, partner)

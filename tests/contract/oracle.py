@@ -23,7 +23,9 @@ from tests.training import make_trainer
 Terms = list[tuple[Any, Any]]  # weights with the labels that they stand before
 
 
-def row(section: str, name: str, *, per_sample: bool = False, refused: str | None = None) -> pytest.MarkDecorator:
+def row(
+    section: str, name: str, *, per_sample: bool = False, refused: str | None = None
+) -> pytest.MarkDecorator:
     """Mark a test as a row of docs/contract.md.
 
     Args:

@@ -149,8 +149,11 @@ class MixesValidation(MixUp):
 
 
 class KeepsTheStep(MixUp):
-    def _close(self) -> None:
-        pass
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        trainer.strategy.training_step = trainer.strategy.training_step
 
 
 BROKEN: dict[type[MSDA], str] = {

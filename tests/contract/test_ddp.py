@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 
 from lightning_msda import MSDA, CutMix, FMix, MixUp, RandomMix, ResizeMix
+from tests.contract.oracle import row
 from tests.training import Classifier, basis, in_a_fresh_process, loader, make_trainer
 
 N = 6
@@ -45,7 +46,13 @@ def train(folder: Path, strategy: str, per_sample: bool) -> None:
     make_trainer(method, WriteSteps(method, folder), strategy=strategy, devices=2).fit(module, data)
 
 
-@pytest.mark.parametrize(("strategy", "per_sample"), [("ddp_spawn", False), ("ddp_notebook", True)])
+@pytest.mark.parametrize(
+    ("strategy", "per_sample"),
+    [
+        pytest.param("ddp_spawn", False, marks=row("Trainer", "ddp_spawn")),
+        pytest.param("ddp_notebook", True, marks=row("Trainer", "ddp_notebook", per_sample=True)),
+    ],
+)
 def test_two_processes_draw_differently_choose_alike_and_train_on_the_joint_batch(
     strategy: str, per_sample: bool, tmp_path: Path
 ) -> None:
