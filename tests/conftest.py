@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from lightning.pytorch.trainer.connectors import callback_connector
 
 from tests.contract.page import PAGE, written
 
@@ -30,6 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _fresh_seed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Begin with a fixed seed, and leave no global seed of Lightning's behind."""
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    # A Trainer looks for callbacks in all that is installed, which takes longer than most trainings here.
+    monkeypatch.setattr(f"{callback_connector.__name__}._load_external_callbacks", lambda group: [])
     torch.manual_seed(0)
     torch.set_num_threads(1)  # tensors here are small, and several tests run at once
     yield

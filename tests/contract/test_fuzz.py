@@ -907,11 +907,7 @@ def assert_equal(actual: Tensor, wanted: Tensor, rtol: float = 0.0) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _quick_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a Trainer not look through all that is installed, and say nothing."""
-    monkeypatch.setattr(
-        "lightning.pytorch.trainer.connectors.callback_connector._load_external_callbacks", lambda group: []
-    )
+def _silent_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "level", logging.WARNING)
 
 

@@ -8,7 +8,6 @@ the soft labels. Where it has no form by sample it is refused.
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from operator import attrgetter
@@ -1090,13 +1089,6 @@ def sparse(z: Tensor, y: Tensor) -> Tensor:
     return -(hot * z).sum() / N
 
 
-def copied(z: Tensor, y: Tensor) -> Tensor:
-    buffer = io.BytesIO()
-    torch.save(y, buffer)
-    buffer.seek(0)
-    return F.cross_entropy(z, torch.load(buffer))
-
-
 def of_scales(z: Tensor, y: Tensor) -> Tensor:
     losses: Tensor = torch.vmap(lambda scale: F.cross_entropy(scale * z, y))(torch.ones(2).double())
     return losses.mean()
@@ -1110,7 +1102,6 @@ UNASKED: dict[str, Function] = {
     "the backward of a custom autograd function": masked_by_a_function,
     "copy.copy": lambda z, y: F.cross_entropy(z, copy.copy(y)),
     "copy.deepcopy": lambda z, y: F.cross_entropy(z, copy.deepcopy(y)),
-    "torch.save": copied,
     "select": lambda z, y: z.select(1, y[0]).mean(),
     "arange": lambda z, y: z.mean() * torch.arange(y[0] + 2).sum(),
     "a size": lambda z, y: z.mean() * torch.ones(y[0] + 1).sum(),
