@@ -1,8 +1,8 @@
 """Where worlds meet: the weighted sum over the sources, and reductions over the batch with it.
 
-Weights have shape ``(k,)`` for one lam per batch and ``(rows, k)`` for one
-per sample; a value's leading dimension holds a whole number of entries for each row, in order (labels
-``(N, T)`` flattened to ``(N * T,)`` keep their ``N`` rows).
+Weights have shape ``(k,)`` for one lam per batch and ``(rows, k)`` for one per sample; a value's leading
+dimension holds a whole number of entries for each row, in order (labels ``(N, T)`` flattened to ``(N * T,)``
+keep their ``N`` rows).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import _reduction
 
-__all__ = ["LOSSES", "Scattered", "blend", "misses_rows", "per_entry", "reduced"]
+__all__ = ["LOSSES", "Scattered", "blend", "einsum_indices", "misses_rows", "per_entry", "reduced"]
 
 # Functions with a reduction of their own, and the names of their parameters.
 LOSSES: dict[Callable[..., Any], tuple[str, ...]] = {
@@ -67,18 +67,14 @@ def blend(worlds: Sequence[Tensor], weights: Tensor | Scattered | None) -> Tenso
     if weights is None:
         return worlds[0]
     like = worlds[0]
+    dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
     if isinstance(weights, Scattered):
-        weights, scattered = weights.weights[weights.rows.to(like.device)], True
-    else:
-        scattered = False
-    weights = weights.to(like.dtype if like.is_floating_point() else torch.get_default_dtype())
-    if scattered:
-        shares = weights.unbind(-1)
+        shares = weights.weights[weights.rows.to(like.device)].to(dtype).unbind(-1)
     elif weights.dim() == 1 or like.dim() == 0:
-        shares = weights.reshape(-1).unbind()
+        shares = weights.to(dtype).reshape(-1).unbind()
     else:
         shape = (-1, *[1] * (like.dim() - 1))
-        shares = tuple(share.view(shape) for share in per_entry(weights, like).unbind(1))
+        shares = tuple(share.view(shape) for share in per_entry(weights.to(dtype), like).unbind(1))
     total = torch.where(shares[0] == 0, 0.0, shares[0] * worlds[0])
     for share, world in zip(shares[1:], worlds[1:], strict=True):
         total = total + torch.where(share == 0, 0.0, share * world)
@@ -136,14 +132,19 @@ def reduced(
 
 def _reduced_einsum(calls: Sequence[tuple[Any, Mapping[str, Any]]], weights: Tensor) -> Tensor | None:
     """Return an einsum that sums over the rows, its operands' first index, made where the worlds meet."""
-    equation = calls[0][0][0]
-    terms, _, kept = equation.replace(" ", "").partition("->")
-    leads = {term[:1] for term in terms.split(",")}
-    lead = leads.pop()
-    if leads or not lead.isalpha() or lead in kept or "->" not in equation:
+    terms, lead, kept = einsum_indices(calls[0][0][0])
+    if lead is None or lead in kept:
         return None
     unreduced = [torch.einsum(f"{terms}->{lead}{kept}", *args[1:]) for args, _ in calls]
     return blend(unreduced, weights).sum(0)
+
+
+def einsum_indices(equation: str) -> tuple[str, str | None, str]:
+    """Return the operands' indices, the one that all of them have first or None, and the result's."""
+    terms, arrow, kept = equation.replace(" ", "").partition("->")
+    leads = {term[:1] for term in terms.split(",")}
+    lead = leads.pop()
+    return terms, lead if arrow and not leads and lead.isalpha() else None, kept
 
 
 def misses_rows(dims: Any, ndim: int) -> bool:

@@ -76,19 +76,17 @@ def _replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[Non
 @cache
 def _apply(original: Any) -> Any:
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        name = (
-            f"the custom autograd function {cls.__name__} computed with the own labels only. {BY_CRITERION}"
-        )
-        if cls.__name__ == "BackwardHookFunction":  # hands its arguments on as they are
-            return in_every_world(original.__get__(None, cls), cls.__name__, by_row=True)(*args, **kwargs)
-        if cls.__name__ == "_DDPSink":  # hands on what the step returns
-            return original.__get__(None, cls)(*(hand_over(arg) for arg in args), **kwargs)
+        name, bound = cls.__name__, original.__get__(None, cls)
+        if name == "BackwardHookFunction":  # hands its arguments on as they are
+            return in_every_world(bound, name, by_row=True)(*args, **kwargs)
+        if name == "_DDPSink":  # hands on what the step returns
+            return bound(*map(hand_over, args), **kwargs)
         if cls is CheckpointFunction and is_mixed(args):  # the other kind asks, and computes the same
             function, preserve_rng_state, *rest = args
             return checkpoint(function, *rest, use_reentrant=False, preserve_rng_state=preserve_rng_state)
-        lost = _UNASKED if cls.__name__ == "CompiledFunction" else name
+        lost = f"the custom autograd function {name} computed with the own labels only. {BY_CRITERION}"
         args, kwargs = as_numbers((args, kwargs))
-        return in_own_world(original.__get__(None, cls), lost)(*args, **kwargs)
+        return in_own_world(bound, _UNASKED if name == "CompiledFunction" else lost)(*args, **kwargs)
 
     return classmethod(apply)
 

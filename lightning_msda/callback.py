@@ -259,7 +259,7 @@ class MSDA(Callback, ABC):
             mix = partial(method.mix, step=step)
         else:
             pending, weights = Mixture.pending(x, step.partners(len(x)), per_sample=method.per_sample)
-            layer = Layer(find_layer(pl_module, method.at), method, step, weights, len(x))
+            layer = Layer(pl_module.get_submodule(method.at), method, step, weights, len(x))
             mix = partial(_with_inputs, pending)
         with torch.no_grad():
             mixture = mix(x)

@@ -191,11 +191,12 @@ def release() -> None:
     for tensor, home in ledger.living():
         with torch._C.DisableTorchFunctionSubclass():
             kept = _seen(tensor).detach() if isinstance(tensor, MixedTensor) else tensor
+        attributes = type(tensor).__annotations__
         tensor.__class__ = home
         if tensor.data_ptr() != kept.data_ptr():
             tensor.data = kept
-        for name in (*MixedTensor.__annotations__, "sources"):
-            tensor.__dict__.pop(name, None)
+        for name in attributes:
+            del tensor.__dict__[name]
     ledger.forget()
 
 
@@ -381,10 +382,8 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
     tracing = torch.compiler.is_dynamo_compiling()
     if tracing and lost is not None:
         torch._dynamo.graph_break()  # a traced tensor does not know its base
-    for part in (
-        into,
-        None if tracing else into._base,
-    ):  # what is written into a view is written into its base
+    base = None if tracing else into._base  # what is written into a view is written into its base
+    for part in (into, base):
         if isinstance(part, MixedTensor):
             part.worlds = part.worlds if lost is None else (part.own,)
             part.weights, part.lost, part.label = weights, lost, label

@@ -12,16 +12,13 @@ from typing_extensions import override
 
 from lightning_msda import ledger
 from lightning_msda.mixed_tensor import MixedTensor, lose, name_of
+from lightning_msda.rows import MOVING
 
 __all__ = ["MixedValue", "as_numbers", "guarded"]
 
 # What is still the labels, moved or in another precision.
-_MOVING = frozenset(
-    """
-    view reshape flatten unflatten ravel squeeze unsqueeze view_as reshape_as t transpose permute movedim
-    swapaxes __getitem__ select narrow index_select unbind split chunk tensor_split cat stack expand expand_as
-    repeat flip roll clone contiguous detach data to type float double half bfloat16 cpu cuda T mT
-    """.split()
+_KEEPING = MOVING | frozenset(
+    "__getitem__ clone contiguous detach data to type float double half bfloat16 cpu cuda".split()
 )
 _ROUNDING = frozenset("round round_ floor floor_ ceil ceil_ trunc trunc_ sign sgn".split())
 
@@ -54,7 +51,7 @@ class MixedValue(Tensor):
             result = func(*args, **kwargs)
             made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
             classes = any(not tensor.is_floating_point() for tensor in made) or name in _ROUNDING
-            if not alone or not made or not (classes or name in _MOVING or result is values[0]):
+            if not alone or not made or not (classes or name in _KEEPING or result is values[0]):
                 return result
 
             def of_source(j: int) -> Any:
@@ -90,7 +87,7 @@ def _told(made: Any, of_sources: Sequence[Any], name: str) -> Any:
     if not isinstance(made, Tensor):
         return made
     if made.is_floating_point() and name not in _ROUNDING:
-        return guarded(made, of_sources) if name in _MOVING else made
+        return guarded(made, of_sources) if name in _KEEPING else made
     if all(made.shape == other.shape and torch.equal(made, other) for other in of_sources):
         return made
     return lose(

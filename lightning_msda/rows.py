@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from lightning_msda.blending import LOSSES, Scattered, misses_rows
+from lightning_msda.blending import LOSSES, Scattered, einsum_indices, misses_rows
 
-__all__ = ["JOINING", "PLAIN", "follow_rows"]
+__all__ = ["JOINING", "MOVING", "PLAIN", "follow_rows"]
 
 
 # In the place of weights: what was moved along with labels, but is none.
@@ -41,7 +41,7 @@ _POINTWISE = frozenset(loss.__name__ for loss in LOSSES) | frozenset(
 )
 # The same entries in other places: their rows are moved by the same function.
 JOINING = frozenset("cat concat concatenate stack hstack vstack broadcast_tensors".split())
-_MOVING = JOINING | frozenset(
+MOVING = JOINING | frozenset(
     """
     view reshape flatten unflatten squeeze unsqueeze view_as reshape_as ravel expand expand_as broadcast_to
     select narrow index_select flip fliplr flipud roll repeat tile repeat_interleave chunk split tensor_split
@@ -100,7 +100,7 @@ def follow_rows(
         base = base[1:]
     leads = args[0] is operands[0]
     looked_up = base == "index_select" and not leads
-    if (base in _MOVING and not looked_up) or (base == "getitem" and leads):
+    if (base in MOVING and not looked_up) or (base == "getitem" and leads):
         return _moved(func, base, args, kwargs, operands, tables, first)
     if isinstance(weights, Scattered):
         if base in ("sum", "mean") and (dim := _dim(base, args, kwargs)) is not None:
@@ -125,7 +125,8 @@ def follow_rows(
     elif base == "pad":
         kept = aligned and len(args[1]) < 2 * first.dim()
     elif base == "einsum":
-        kept = aligned and _sums_by_row(args[0])
+        _, lead, indices = einsum_indices(args[0])
+        kept = aligned and lead is not None and indices.startswith(lead)
     elif base in _ALONG and (dim := _dim(base, args, kwargs)) is not None:
         elsewhere = misses_rows(dim, operands[0].dim())
         kept = aligned and (elsewhere or (base in _LOOKING_UP and not leads))
@@ -153,11 +154,10 @@ def _moved(
     first: Tensor,
 ) -> Any:
     """Return the weights after the numbers of the rows went the way of the values."""
-    plain = tables[0]
     if torch.compiler.is_compiling():
-        return _traced(base, args, operands, plain, first)
+        return _traced(base, args, operands, tables[0], first)
     if any(isinstance(arg, torch.dtype) for arg in args[1:]):  # y.view(torch.int32)
-        return plain
+        return tables[0]
     weights = [table.weights if isinstance(table, Scattered) else table for table in tables]
     numbers: dict[int, Tensor] = {}
     begins: dict[int, int] = {}
@@ -236,12 +236,6 @@ def _table(rows: Tensor, weights: Sequence[Tensor]) -> Any:
     alike = torch.eye(1, weights[0].size(1), dtype=weights[0].dtype, device=weights[0].device)
     table = torch.cat([*weights, alike])
     return table[lead] if by_row else Scattered(table, rows)
-
-
-def _sums_by_row(equation: str) -> bool:
-    """Tell whether an einsum keeps the first index of all operands first."""
-    terms, arrow, kept = equation.replace(" ", "").partition("->")
-    return arrow != "" and {term[:1] for term in terms.split(",")} == {kept[:1]} and kept[:1].isalpha()
 
 
 def _reads_by_row(key: Any) -> bool:

@@ -183,17 +183,16 @@ class Span:
 
     def _hand_back(self, output: Any) -> Any:
         """Return what the step returned with the mixture's loss and plain tensors in it."""
-        loss: Any = output.get("loss") if isinstance(output, Mapping) else output
-        if self.automatic:
-            plain = isinstance(loss, Tensor) and not isinstance(loss, MixedTensor)
-            if plain and loss.requires_grad and not ledger.settled():
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        if not self.automatic:
+            if ledger.first_leak() is not None and not ledger.settled():
                 refuse_unread()
-                refuse_leaked(loss)
-        elif ledger.first_leak() is not None and not ledger.settled():
-            refuse_unread()
-        if self.automatic and isinstance(loss, MixedTensor):
+        elif isinstance(loss, MixedTensor):
             loss = settle(loss)
             output = replace(output, {("loss",): loss}) if isinstance(output, Mapping) else loss
+        elif isinstance(loss, Tensor) and loss.requires_grad and not ledger.settled():
+            refuse_unread()
+            refuse_leaked(loss)
         return map_tensors(output, seen)
 
 

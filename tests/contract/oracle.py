@@ -37,6 +37,31 @@ def row(
     return pytest.mark.row(section, name, per_sample=per_sample, refused=refused)
 
 
+def rows(section: str, table: dict[str, Any]) -> list[Any]:
+    """Return the values of a table as parameters, each marked as a row under its name."""
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=row(section, name), id=name)
+        for name, value in table.items()
+    ]
+
+
+def both(section: str, name: str) -> list[Any]:
+    """Return one lam and a lam for each sample, as rows of one name."""
+    return [
+        pytest.param(p, marks=row(section, name, per_sample=p), id="by sample" if p else "by batch")
+        for p in (False, True)
+    ]
+
+
+def cells(section: str, names: Iterable[str], prefix: str = "") -> list[Any]:
+    """Return names with one lam and with one for each sample, as rows of these names."""
+    return [
+        pytest.param(name, p, marks=row(section, prefix + name, per_sample=p))
+        for name in names
+        for p in (False, True)
+    ]
+
+
 def classes(mix: Mixture, y: Any) -> Terms:
     """Return the terms of a loss of classes with one lam: the labels of each source."""
     sources = [y, *(tree_map(lambda t, p=p: t[p], y) for p in mix.partners.unbind(1))]
@@ -55,6 +80,25 @@ def classes_by_sample(mix: Mixture, y: Any) -> Terms:
 
         terms.append((1 - lam, tree_map(swap, y)))
     return terms
+
+
+def joint(counted: Callable[[Any], Tensor]) -> Callable[[Mixture, Any], Terms]:
+    """Return the formula by sample of a mean S / W that divides by what its labels count.
+
+    ``sum_i [lam_i w(a_i) l(a_i) + (1 - lam_i) w(b_i) l(b_i)] / sum_i [lam_i w(a_i) + (1 - lam_i) w(b_i)]``:
+    S and W are each a sum over samples, and have the terms of `classes_by_sample`. So the formula is
+    ``sum_t c_t S_t / sum_t c_t W_t``, and S_t is W_t times the loss.
+
+    Args:
+        counted: Returns W of labels.
+    """
+
+    def formula(mix: Mixture, y: Any) -> Terms:
+        terms = classes_by_sample(mix, y)
+        shares = [c * counted(labels) for c, labels in terms]
+        return [(share / sum(shares), labels) for share, (_, labels) in zip(shares, terms, strict=True)]
+
+    return formula
 
 
 def values(mix: Mixture, y: Any) -> Terms:
@@ -96,6 +140,11 @@ def masked(mix: Mixture, value: Any) -> Any:
         return torch.where(mask, t, t[mix.partner])
 
     return tree_map(mixed, value)
+
+
+def mixed(mix: Mixture, value: Any) -> Any:
+    """Return every tensor as the formula mixes it, all by the same lam or mask."""
+    return blended(mix, value) if mix.mask is None else masked(mix, value)
 
 
 class Witness(Callback):
@@ -233,13 +282,13 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 def _mixed_output(mix: Mixture, output: Any) -> Any:
     if isinstance(output, Tensor):
-        return blended(mix, output) if mix.mask is None else masked(mix, output)
+        return mixed(mix, output)
     places = list(output) if isinstance(output, dict) else range(len(output))
     place = next(p for p in places if isinstance(output[p], Tensor))
-    mixed = _mixed_output(mix, output[place])
+    first = _mixed_output(mix, output[place])
     if isinstance(output, dict):
-        return type(output)({**output, place: mixed})
-    return type(output)(mixed if p == place else output[p] for p in places)
+        return type(output)({**output, place: first})
+    return type(output)(first if p == place else output[p] for p in places)
 
 
 def _close(actual: Tensor, wanted: Tensor, rtol: float, what: str, at_least: float = 0.0) -> None:

@@ -24,6 +24,7 @@ from torchvision import tv_tensors
 from transformers import BatchEncoding
 
 from lightning_msda import MSDA, CutMix, FMix, MixedLossError, Mixture, MixUp, RandomMix, ResizeMix
+from tests.contract import oracle
 from tests.contract.oracle import (
     Terms,
     Witness,
@@ -31,6 +32,7 @@ from tests.contract.oracle import (
     classes,
     classes_by_sample,
     masked,
+    mixed,
     row,
     trains,
     unmixed,
@@ -49,18 +51,8 @@ METHODS: list[Method] = [MixUp, *MASKS]
 CLASSES: dict[bool, Callable[[Mixture, Any], Terms]] = {False: classes, True: classes_by_sample}
 
 
-def works(name: str, *, per_sample: bool = False, refused: str | None = None) -> pytest.MarkDecorator:
-    """Mark a row of this file's section."""
-    mark: pytest.MarkDecorator = row("Inputs and batches", name, per_sample=per_sample, refused=refused)
-    return mark
-
-
-def both(name: str) -> list[Any]:
-    """Return one lam and a lam for each sample, as rows of one name."""
-    return [
-        pytest.param(p, marks=works(name, per_sample=p), id="by sample" if p else "by batch")
-        for p in (False, True)
-    ]
+works = partial(row, "Inputs and batches")
+both = partial(oracle.both, "Inputs and batches")
 
 
 class Model(LightningModule):
@@ -106,11 +98,6 @@ def samples(n: int) -> tuple[Tensor, Tensor]:
 
 def in_batches(x: Tensor, y: Tensor) -> Batches:
     return list(zip(torch.split(x, N), torch.split(y, N), strict=True))
-
-
-def mixed(mix: Mixture, x: Any) -> Any:
-    """Return inputs as the formula mixes them, all by the same lam or mask."""
-    return blended(mix, x) if mix.mask is None else masked(mix, x)
 
 
 def holds(step: Step, data: Batches, method: MSDA, *, features: int = 48, **options: Any) -> None:
@@ -656,7 +643,7 @@ FORMATS = {
 @pytest.mark.parametrize("kind", METHODS)
 @pytest.mark.parametrize(
     ("name", "per_sample"),
-    [pytest.param(name, p, marks=works(name, per_sample=p)) for name in FORMATS for p in (False, True)],
+    oracle.cells("Inputs and batches", FORMATS),
 )
 def test_the_memory_format_is_kept(kind: Method, name: str, per_sample: bool) -> None:
     memory, shape = FORMATS[name]
@@ -727,7 +714,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize(
     ("name", "per_sample"),
-    [pytest.param(name, p, marks=works(name, per_sample=p)) for name in LAYOUTS for p in (False, True)],
+    oracle.cells("Inputs and batches", LAYOUTS),
 )
 def test_a_mask_runs_over_the_dimensions_that_are_named(kind: Method, name: str, per_sample: bool) -> None:
     shape, dims = LAYOUTS[name]

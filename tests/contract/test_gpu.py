@@ -22,7 +22,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
 from lightning_msda import MSDA, CutMix, FMix, MixUp, RandomMix, ResizeMix
-from tests.contract.oracle import classes, row, trains
+from tests.contract.oracle import classes, row, rows, trains
 from tests.contract.test_trainer import (
     BATCHES,
     COMPILED,
@@ -92,13 +92,6 @@ def on_gpu(
         fit(*others, **{"accelerator": "gpu", "plugins": plugins(), **options})(module, callbacks)
 
     return train
-
-
-def rows(table: dict[str, Any]) -> list[Any]:
-    return [
-        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=row("On a GPU", name), id=name)
-        for name, value in table.items()
-    ]
 
 
 @pytest.fixture(autouse=True)
@@ -197,7 +190,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("loss", rows(LOSSES))
+@pytest.mark.parametrize("loss", rows("On a GPU", LOSSES))
 def test_losses(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     def mixtures(scores: Tensor, y: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         own, partner, lam = y
@@ -272,25 +265,25 @@ def test_true_precision(precision: str, per_sample: bool, rtol: float) -> None:
 ON_GPU = {name: options for name, options in OPTIONS.items() if name not in ("deterministic", "profiler")}
 
 
-@pytest.mark.parametrize("options", rows(ON_GPU))
+@pytest.mark.parametrize("options", rows("On a GPU", ON_GPU))
 def test_options(options: dict[str, Any]) -> None:
     train_like_the_formula(Net, on_gpu(**options), MixUp(seed=1))
 
 
 @pytest.mark.parametrize(("method", "layer"), METHODS.values(), ids=METHODS)
-@pytest.mark.parametrize("make", rows(STEPS))
+@pytest.mark.parametrize("make", rows("On a GPU", STEPS))
 def test_steps(make: Callable[[Loss], Net], method: MSDA, layer: str | None) -> None:
     train_like_the_formula(make, on_gpu(), method, layer=layer)
 
 
 @pytest.mark.parametrize(("method", "layer"), METHODS.values(), ids=METHODS)
-@pytest.mark.parametrize("optimizer", rows(OPTIMIZERS))
+@pytest.mark.parametrize("optimizer", rows("On a GPU", OPTIMIZERS))
 def test_a_step_that_runs_several_times(optimizer: Any, method: MSDA, layer: str | None) -> None:
     train_like_the_formula(closures(optimizer), on_gpu(max_epochs=1), method, layer=layer, rtol=1e-8)
 
 
 @pytest.mark.parametrize(("method", "layer"), METHODS.values(), ids=METHODS)
-@pytest.mark.parametrize("make", rows(MANUAL))
+@pytest.mark.parametrize("make", rows("On a GPU", MANUAL))
 def test_manual_optimization(make: Callable[[Loss], Net], method: MSDA, layer: str | None) -> None:
     rtol = 1e-8 if make is ClosureByHand else 1e-10
     train_like_the_formula(make, on_gpu(), method, layer=layer, rtol=rtol)

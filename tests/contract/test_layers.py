@@ -20,7 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutput
 
 from lightning_msda import MSDA, CutMix, FMix, MixedLossError, Mixture, MixUp, RandomMix, ResizeMix
-from tests.contract.oracle import Terms, blended, classes, classes_by_sample, masked, row, trains, unmixed
+from tests.contract import oracle
+from tests.contract.oracle import Terms, classes, classes_by_sample, row, trains, unmixed
 from tests.training import loader, make_trainer
 
 N, K = 6, 5
@@ -32,18 +33,8 @@ METHODS: list[type[MSDA]] = [MixUp, CutMix, FMix, ResizeMix]
 CLASSES: dict[bool, Callable[[Mixture, Any], Terms]] = {False: classes, True: classes_by_sample}
 
 
-def works(name: str, *, per_sample: bool = False, refused: str | None = None) -> pytest.MarkDecorator:
-    """Mark a row of this file's section."""
-    mark: pytest.MarkDecorator = row("At a hidden layer", name, per_sample=per_sample, refused=refused)
-    return mark
-
-
-def both(name: str) -> list[Any]:
-    """Return one lam and a lam for each sample, as rows of one name."""
-    return [
-        pytest.param(p, marks=works(name, per_sample=p), id="by sample" if p else "by batch")
-        for p in (False, True)
-    ]
+works = partial(row, "At a hidden layer")
+both = partial(oracle.both, "At a hidden layer")
 
 
 def conv() -> nn.Module:
@@ -95,7 +86,7 @@ def batches(x: Callable[[], Any] = images, y: Callable[[], Any] = labels) -> Bat
 def mixed(mix: Mixture, t: Tensor) -> Tensor:
     """Return features as the formula mixes them."""
     if mix.mask is None or mix.source is None:
-        plain: Tensor = blended(mix, t) if mix.mask is None else masked(mix, t)
+        plain: Tensor = oracle.mixed(mix, t)
         return plain
     mask = mix.mask.reshape(-1, *[t.size(d) if d in mix.dims else 1 for d in range(1, t.dim())])
     shown = list(t[mix.partner])
@@ -241,7 +232,7 @@ STEPS: dict[str, Step] = {
 @pytest.mark.parametrize("kind", METHODS)
 @pytest.mark.parametrize(
     ("name", "per_sample"),
-    [pytest.param(name, p, marks=works(name, per_sample=p)) for name in STEPS for p in (False, True)],
+    oracle.cells("At a hidden layer", STEPS),
 )
 def test_layers_in_steps_of_any_kind(kind: Method, name: str, per_sample: bool) -> None:
     method = kind(at="body", per_sample=per_sample)

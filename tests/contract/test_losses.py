@@ -8,8 +8,9 @@ the soft labels. Where it has no form by sample it is refused.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from lightning_msda import MSDA, CutMix, MixedLossError, Mixture, MixUp
 from lightning_msda.functional import cutmix, mixed_loss, mixup
 from tests import losses as cases
+from tests.contract import oracle
 from tests.contract.oracle import Terms, classes, classes_by_sample, row, trains, values
 
 N, K, T = 6, 5, 3
@@ -99,13 +101,7 @@ def _of_copies(formula: Formula) -> Formula:
     return lambda mix, y: [(share, tree_map(Tensor.clone, labels)) for share, labels in formula(mix, y)]
 
 
-def cells(names: Iterable[str], prefix: str = "") -> list[Any]:
-    """Return names as parameters with one lam and with one for each sample, each marked as a row."""
-    return [
-        pytest.param(name, per_sample, marks=row("Losses", prefix + name, per_sample=per_sample))
-        for name in names
-        for per_sample in (False, True)
-    ]
+cells = partial(oracle.cells, "Losses")
 
 
 def check(
@@ -120,19 +116,8 @@ def check(
 
 
 def joint(weight: Tensor | None = None, ignored: int = -100) -> Formula:
-    """Return the formula by sample of a mean S / W that divides by what its labels count.
-
-    ``sum_i [lam_i w(a_i) l(a_i) + (1 - lam_i) w(b_i) l(b_i)] / sum_i [lam_i w(a_i) + (1 - lam_i) w(b_i)]``:
-    S and W are each a sum over samples, and have the terms of `classes_by_sample`. So the formula is
-    ``sum_t c_t S_t / sum_t c_t W_t``, and S_t is W_t times the loss.
-    """
-
-    def formula(mix: Mixture, y: Any) -> Terms:
-        terms = classes_by_sample(mix, y)
-        shares = [c * _count(labels, weight, ignored) for c, labels in terms]
-        return [(share / sum(shares), labels) for share, (_, labels) in zip(shares, terms, strict=True)]
-
-    return formula
+    """Return the formula by sample of a mean that divides by the weights of the labels that count."""
+    return oracle.joint(partial(_count, weight=weight, ignored=ignored))
 
 
 def _count(y: Tensor, weight: Tensor | None, ignored: int) -> Tensor:

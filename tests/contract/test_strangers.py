@@ -24,6 +24,7 @@ from tests.contract.oracle import (
     classes,
     classes_by_sample,
     dense,
+    joint,
     masked,
     row,
     trains,
@@ -98,21 +99,6 @@ def rows(strangers: dict[str, Stranger], outcome: str) -> list[Any]:
         for name, stranger in strangers.items()
         if chosen(stranger)
     ]
-
-
-def joint(counted: Callable[[Tensor], Tensor], key: str | None = None) -> Formula:
-    """Return the formula by sample of a mean S / W that divides by what its labels count.
-
-    S and W are sums over samples, so that the formula ``sum_t c_t S_t / sum_t c_t W_t`` over the terms of
-    `classes_by_sample` weighs each mean by its share of W.
-    """
-
-    def formula(mix: Mixture, y: Any) -> Terms:
-        terms = classes_by_sample(mix, y)
-        shares = [c * counted(labels if key is None else labels[key]) for c, labels in terms]
-        return [(share / sum(shares), labels) for share, (_, labels) in zip(shares, terms, strict=True)]
-
-    return formula
 
 
 def not_ignored(y: Tensor) -> Tensor:
@@ -487,16 +473,6 @@ TRANSFORMERS: dict[str, Stranger] = {
 }
 
 
-@pytest.mark.parametrize("name", rows(TRANSFORMERS, "one"))
-def test_transformers(name: str) -> None:
-    TRANSFORMERS[name].train()
-
-
-@pytest.mark.parametrize("name", rows(TRANSFORMERS, "by sample"))
-def test_transformers_by_sample(name: str) -> None:
-    TRANSFORMERS[name].train(per_sample=True)
-
-
 # --- torchvision --------------------------------------------------------------------------------------------
 
 
@@ -587,16 +563,6 @@ TORCHVISION: dict[str, Stranger] = {
         fcn, images(maps(ignored=255)), MixUp, by_sample=joint(not_255)
     ),
 }
-
-
-@pytest.mark.parametrize("name", rows(TORCHVISION, "one"))
-def test_torchvision(name: str) -> None:
-    TORCHVISION[name].train()
-
-
-@pytest.mark.parametrize("name", rows(TORCHVISION, "by sample"))
-def test_torchvision_by_sample(name: str) -> None:
-    TORCHVISION[name].train(per_sample=True)
 
 
 # --- segmentation_models_pytorch ----------------------------------------------------------------------------
@@ -779,22 +745,6 @@ SEGMENTATION: dict[str, Stranger] = {
 }
 
 
-@pytest.mark.parametrize("name", rows(SEGMENTATION, "one"))
-def test_smp(name: str) -> None:
-    SEGMENTATION[name].train()
-
-
-@pytest.mark.parametrize("name", rows(SEGMENTATION, "by sample"))
-def test_smp_by_sample(name: str) -> None:
-    SEGMENTATION[name].train(per_sample=True)
-
-
-@pytest.mark.parametrize("name", rows(SEGMENTATION, "refused"))
-def test_smp_refused(name: str) -> None:
-    with pytest.raises(MixedLossError, match="per_sample=False"):
-        SEGMENTATION[name].train(per_sample=True)
-
-
 # --- timm ---------------------------------------------------------------------------------------------------
 
 
@@ -887,22 +837,6 @@ TIMM: dict[str, Stranger] = {
         layer="model.blocks.0",
     ),
 }
-
-
-@pytest.mark.parametrize("name", rows(TIMM, "one"))
-def test_timm(name: str) -> None:
-    TIMM[name].train()
-
-
-@pytest.mark.parametrize("name", rows(TIMM, "by sample"))
-def test_timm_by_sample(name: str) -> None:
-    TIMM[name].train(per_sample=True)
-
-
-@pytest.mark.parametrize("name", rows(TIMM, "refused"))
-def test_timm_refused(name: str) -> None:
-    with pytest.raises(MixedLossError, match="per_sample=False"):
-        TIMM[name].train(per_sample=True)
 
 
 # --- margin heads -------------------------------------------------------------------------------------------
@@ -1045,20 +979,25 @@ HEADS: dict[str, Stranger] = {
 }
 
 
-@pytest.mark.parametrize("name", rows(HEADS, "one"))
-def test_head(name: str) -> None:
-    HEADS[name].train()
+# --- all of them --------------------------------------------------------------------------------------------
+
+STRANGERS = {**TRANSFORMERS, **TORCHVISION, **SEGMENTATION, **TIMM, **HEADS}
 
 
-@pytest.mark.parametrize("name", rows(HEADS, "by sample"))
-def test_head_by_sample(name: str) -> None:
-    HEADS[name].train(per_sample=True)
+@pytest.mark.parametrize("name", rows(STRANGERS, "one"))
+def test_with_one_lam(name: str) -> None:
+    STRANGERS[name].train()
 
 
-@pytest.mark.parametrize("name", rows(HEADS, "refused"))
-def test_head_refused(name: str) -> None:
+@pytest.mark.parametrize("name", rows(STRANGERS, "by sample"))
+def test_with_a_lam_for_each_sample(name: str) -> None:
+    STRANGERS[name].train(per_sample=True)
+
+
+@pytest.mark.parametrize("name", rows(STRANGERS, "refused"))
+def test_what_has_no_form_by_sample_is_refused(name: str) -> None:
     with pytest.raises(MixedLossError, match="per_sample=False"):
-        HEADS[name].train(per_sample=True)
+        STRANGERS[name].train(per_sample=True)
 
 
 @row("Modules of others", "ArcFace head, margins from numpy", refused="labels leave torch")

@@ -32,7 +32,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_msda import MSDA, CutMix, FMix, MixedTensor, Mixture, MixUp, RandomMix
-from tests.contract.oracle import Terms, blended, classes, masked, row, trains
+from tests.contract.oracle import Terms, blended, classes, masked, row, rows, trains
 from tests.training import make_trainer
 
 N, K, BATCHES = 6, 5, 4
@@ -236,13 +236,6 @@ def compare(
             assert error <= rtol * scale, f"batch {i}: {name} is off by {error:.3g} of {scale:.3g}"
 
 
-def rows(table: dict[str, Any]) -> list[Any]:
-    return [
-        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=row("Trainer", name), id=name)
-        for name, value in table.items()
-    ]
-
-
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
     """Undo what `deterministic=True` sets for good."""
@@ -327,7 +320,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("options", rows(OPTIONS))
+@pytest.mark.parametrize("options", rows("Trainer", OPTIONS))
 def test_options(options: dict[str, Any]) -> None:
     train_like_the_formula(Net, fit(**options), MixUp(seed=1))
 
@@ -368,7 +361,7 @@ class WithBackbone(Net):
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["after the method", "before it"])
-@pytest.mark.parametrize("callback", rows(CALLBACKS))
+@pytest.mark.parametrize("callback", rows("Trainer", CALLBACKS))
 def test_callbacks_beside_us(callback: Callable[[], Callback], first: bool) -> None:
     make = WithBackbone if isinstance(callback(), of_lightning.BackboneFinetuning) else Net
 
@@ -641,7 +634,7 @@ METHODS: dict[str, tuple[MSDA, str | None]] = {
 
 
 @pytest.mark.parametrize(("method", "layer"), METHODS.values(), ids=METHODS)
-@pytest.mark.parametrize("make", rows(STEPS))
+@pytest.mark.parametrize("make", rows("Trainer", STEPS))
 def test_steps(make: Callable[[Loss], Net], method: MSDA, layer: str | None) -> None:
     train_like_the_formula(make, fit(), method, layer=layer)
 
@@ -705,7 +698,7 @@ def closures(optimizer: Callable[[Any], torch.optim.Optimizer]) -> type[Net]:
 
 
 @pytest.mark.parametrize(("method", "layer"), METHODS.values(), ids=METHODS)
-@pytest.mark.parametrize("optimizer", rows(OPTIMIZERS))
+@pytest.mark.parametrize("optimizer", rows("Trainer", OPTIMIZERS))
 def test_a_step_that_runs_several_times(optimizer: Any, method: MSDA, layer: str | None) -> None:
     train_like_the_formula(closures(optimizer), fit(max_epochs=1), method, layer=layer, rtol=1e-8)
 
@@ -880,7 +873,7 @@ MANUAL: dict[str, Callable[[Loss], Net]] = {
 
 
 @pytest.mark.parametrize(("method", "layer"), METHODS.values(), ids=METHODS)
-@pytest.mark.parametrize("make", rows(MANUAL))
+@pytest.mark.parametrize("make", rows("Trainer", MANUAL))
 def test_manual_optimization(make: Callable[[Loss], Net], method: MSDA, layer: str | None) -> None:
     rtol = 1e-8 if make is ClosureByHand else 1e-10
     train_like_the_formula(make, fit(), method, layer=layer, rtol=rtol)
@@ -1081,7 +1074,7 @@ SEARCHES: dict[str, Train] = {
 }
 
 
-@pytest.mark.parametrize("train", rows(SEARCHES))
+@pytest.mark.parametrize("train", rows("Trainer", SEARCHES))
 def test_a_search_is_not_mixed_and_what_follows_is(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1189,7 +1182,7 @@ DDP: dict[str, tuple[Callable[[Loss], Net], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("make", "options"), rows(DDP))
+@pytest.mark.parametrize(("make", "options"), rows("Trainer", DDP))
 def test_ddp_of_one_process(
     make: Callable[[Loss], Net], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
