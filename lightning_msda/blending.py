@@ -16,7 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import _reduction
 
-__all__ = ["LOSSES", "Scattered", "blend", "einsum_indices", "misses_rows", "per_entry", "reduced"]
+__all__ = [
+    "LOSSES",
+    "Picked",
+    "Scattered",
+    "Weights",
+    "blend",
+    "einsum_indices",
+    "misses_rows",
+    "per_entry",
+    "reduced",
+    "total_of",
+]
 
 # Functions with a reduction of their own, and the names of their parameters.
 LOSSES: dict[Callable[..., Any], tuple[str, ...]] = {
@@ -40,6 +51,7 @@ LOSSES: dict[Callable[..., Any], tuple[str, ...]] = {
         F.cosine_embedding_loss,
         F.poisson_nll_loss,
         F.gaussian_nll_loss,
+        F.ctc_loss,
     )
 }
 
@@ -54,6 +66,19 @@ class Scattered(NamedTuple):
 
     weights: Tensor
     rows: Tensor
+
+
+class Picked(NamedTuple):
+    """Weights of a value whose rows were picked by labels, and so are others in each world.
+
+    Attributes:
+        tables: Weights of the rows in each world, shape ``(rows of that world, 1)``.
+    """
+
+    tables: tuple[Tensor, ...]
+
+
+Weights = Tensor | Scattered | Picked
 
 
 def blend(worlds: Sequence[Tensor], weights: Tensor | Scattered | None) -> Tensor:
@@ -83,7 +108,7 @@ def blend(worlds: Sequence[Tensor], weights: Tensor | Scattered | None) -> Tenso
 
 def per_entry(weights: Tensor, like: Tensor) -> Tensor:
     """Repeat the rows of weights ``(rows, k)`` so that there is one for each leading entry of a value."""
-    repeats = like.size(0) // len(weights)
+    repeats = like.size(0) // max(len(weights), 1)
     return weights if repeats == 1 else weights.repeat_interleave(repeats, 0)
 
 
@@ -91,7 +116,7 @@ def reduced(
     func: Callable[..., Any],
     name: str,
     calls: Sequence[tuple[Any, Mapping[str, Any]]],
-    weights: Tensor | Scattered,
+    weights: Weights,
 ) -> Tensor | None:
     """Return a reduction over the rows, made where the worlds meet, or None if this call makes none.
 
@@ -102,7 +127,7 @@ def reduced(
         func: The function that is called.
         name: Its name.
         calls: Its positional and keyword arguments in each world.
-        weights: Weights, shape ``(rows, k)``, or `Scattered`.
+        weights: Weights, shape ``(rows, k)``, or `Scattered` or `Picked`.
     """
     if func in LOSSES:
         names = LOSSES[func]
@@ -118,6 +143,8 @@ def reduced(
     if name not in ("sum", "mean") or misses_rows(dims, args[0].dim()):
         return None
     worlds = [args[0] for args, _ in calls]
+    if isinstance(weights, Picked):
+        return _reduced_picks(name, worlds, args[1:], kwargs, weights)
     if any(world.shape != worlds[0].shape for world in worlds):
         return None
     if isinstance(weights, Scattered) and (dims is not None or weights.rows.shape != worlds[0].shape):
@@ -128,6 +155,23 @@ def reduced(
     total: Tensor = func(mixed, *args[1:], **kwargs)
     # A single count keeps the precision of the weights, since it promotes nothing.
     return total.to(torch.get_default_dtype()) if counts and total.dim() > 0 else total
+
+
+def _reduced_picks(
+    name: str, worlds: Sequence[Tensor], rest: Any, kwargs: Mapping[str, Any], weights: Picked
+) -> Tensor | None:
+    """Return a sum over what was picked in each world, or a mean by what that weighs."""
+    if any(world.shape[1:] != worlds[0].shape[1:] for world in worlds):
+        return None
+
+    def total(values: Sequence[Tensor]) -> Tensor:
+        sums = [
+            torch.sum(blend([value], table), *rest, **kwargs)
+            for value, table in zip(values, weights.tables, strict=True)
+        ]
+        return torch.stack(sums).sum(0)
+
+    return total(worlds) if name == "sum" else total(worlds) / total([torch.ones_like(w) for w in worlds])
 
 
 def _reduced_einsum(calls: Sequence[tuple[Any, Mapping[str, Any]]], weights: Tensor) -> Tensor | None:
@@ -154,7 +198,7 @@ def misses_rows(dims: Any, ndim: int) -> bool:
 
 
 def _reduced_loss(
-    func: Callable[..., Any], calls: Sequence[dict[str, Any]], weights: Tensor | Scattered
+    func: Callable[..., Any], calls: Sequence[dict[str, Any]], weights: Weights
 ) -> Tensor | None:
     call = calls[0]
     reduction = call.get("reduction", "mean")
@@ -166,14 +210,33 @@ def _reduced_loss(
     losses = [func(**(call | {"reduction": "none"})) for call in calls]
     if isinstance(weights, Scattered) and weights.rows.shape != losses[0].shape:
         return None
-    loss = blend(losses, weights)
+    if func is F.ctc_loss and reduction == "mean":
+        lengths = [torch.as_tensor(call["target_lengths"], device=losses[0].device) for call in calls]
+        losses = [loss / length.clamp(min=1) for loss, length in zip(losses, lengths, strict=True)]
+    if reduction == "mean" and func not in (F.cross_entropy, F.nll_loss) and not isinstance(weights, Picked):
+        return blend(losses, weights).mean()
+    total = total_of(losses, weights)
     if reduction == "sum":
-        return loss.sum()
+        return total
     if reduction == "batchmean":
-        return loss.sum() / loss.size(0)
-    if func in (F.cross_entropy, F.nll_loss):
-        return loss.sum() / blend([_counted(call, loss) for call in calls], weights).sum()
-    return loss.mean()
+        counts = [loss.new_ones(len(loss)) for loss in losses]
+    elif func in (F.cross_entropy, F.nll_loss):
+        counts = [_counted(call, loss) for call, loss in zip(calls, losses, strict=True)]
+    else:
+        counts = [torch.ones_like(loss) for loss in losses]
+    return total / total_of(counts, weights)
+
+
+def total_of(worlds: Sequence[Tensor], weights: Weights | None) -> Tensor:
+    """Return the sum of what the mixture contains, shape ``()``.
+
+    Args:
+        worlds: A value in each world.
+        weights: As in `blend`, or `Picked`.
+    """
+    if isinstance(weights, Picked):
+        return torch.stack([blend([w], t).sum() for w, t in zip(worlds, weights.tables, strict=True)]).sum()
+    return blend(worlds, weights).sum()
 
 
 def _counted(call: Mapping[str, Any], loss: Tensor) -> Tensor:

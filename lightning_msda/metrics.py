@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_msda.blending import blend
+from lightning_msda.blending import total_of
 from lightning_msda.mixed_tensor import MixedTensor
 
 __all__ = ["MixedAccuracy"]
@@ -61,8 +61,8 @@ class MixedAccuracy(Metric):
         worlds = target.worlds if isinstance(target, MixedTensor) else (target,)
         weights = target.weights if isinstance(target, MixedTensor) else None
         hits = [(classes == world[:, None]).any(1).to(self.correct.dtype) for world in worlds]
-        self.correct += blend(hits, weights).sum()
-        self.total += target.numel()
+        self.correct += total_of(hits, weights)
+        self.total += total_of([torch.ones_like(hit) for hit in hits], weights)
 
     def compute(self) -> Tensor:
         """Return the accuracy so far, in [0, 1]."""

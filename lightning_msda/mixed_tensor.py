@@ -28,9 +28,9 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from lightning_msda import ledger
-from lightning_msda.blending import Scattered, blend, reduced
+from lightning_msda.blending import Picked, Scattered, Weights, blend, reduced
 from lightning_msda.effects import calls_alike
-from lightning_msda.rows import JOINING, PLAIN, follow_rows
+from lightning_msda.rows import INDEXING, JOINING, PLAIN, follow_rows
 
 __all__ = [
     "BY_CRITERION",
@@ -69,6 +69,8 @@ _ASSIGNING = frozenset(
     "__setitem__ __iadd__ __isub__ __imul__ __itruediv__ __ifloordiv__ __imod__ __ipow__ __iand__ __ior__"
     " __ixor__ __ilshift__ __irshift__".split()
 )
+# Where the losses of different samples add up.
+_ADDING = frozenset("add __add__ __radd__ __iadd__ add_ sub __sub__ __rsub__ __isub__ sub_".split())
 BY_CRITERION = (
     "If that is no part of the loss, let the step compute it after the loss; if it is, name the module's loss"
     " attribute or method by criterion='...', which is then called once for each source."
@@ -98,7 +100,7 @@ class MixedTensor(Tensor):
 
     own: Tensor
     worlds: tuple[Tensor, ...]
-    weights: Tensor | Scattered | None
+    weights: Weights | None
     lost: str | None
     label: bool
 
@@ -145,7 +147,7 @@ def settle(loss: Tensor) -> Tensor:
         if (lost := loss.lost or _left_dispatch(loss)) is not None:
             raise MixedLossError(f"The loss cannot be mixed: {lost}")
         refuse_leaked(world)
-        if _is_by_sample(weights) and world.numel() > 1:
+        if isinstance(weights, Picked) or (_is_by_sample(weights) and world.numel() > 1):
             raise MixedLossError(
                 f"The loss has shape {tuple(world.shape)} and a lam per sample, but was not reduced over the"
                 f" batch, so lam has no place to act. Reduce it by mean or sum. {_BY_BATCH}"
@@ -326,6 +328,9 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
 
     if not torch.compiler.is_compiling():
         _refuse_inside_of_transforms(name)
+    if name in _ADDING and len(mixed) == 2 and not _equal(mixed[0].weights, mixed[1].weights):
+        args = _met_in_sum(args, into=_written(name, args, kwargs))
+        mixed = _find(args)
     weights, lost = _meet(mixed, name)
     k = max(len(tensor.worlds) for tensor in mixed)
     # A loss that leaves the graph is from here on seen as the mixture's.
@@ -364,15 +369,14 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
         weights = follow_rows(
             func,
             name,
-            _replace(args, _own),
-            _replace(kwargs, _own),
-            [tensor.own for tensor in operands],
+            calls,
+            [tensor.worlds for tensor in operands],
             [tensor.weights for tensor in operands],
-            into.own if into is not None else own,
+            worlds if into is None else into.worlds,
         )
         if weights is None and into is None and _are_alike(worlds):
-            return own
-        if weights is None or (into is not None and not _has_rows_of_base(into)):
+            worlds = worlds[:1]
+        elif weights is None or (into is not None and not _has_rows_of_base(into)):
             lost = f"a lam per sample cannot be followed through {name}. {_BY_BATCH}"
     if lost is not None:
         worlds, weights = [own], None
@@ -432,12 +436,28 @@ def _join(name: str, own: Any, worlds: list[Any], weights: Any, lost: str | None
                 [own],
                 f"{name} returns {len(own)} tensors for the own labels, but not for their partners'",
             )
-        each = weights if isinstance(weights, (list, tuple)) else [weights] * len(own)
+        each = weights if isinstance(weights, list) else [weights] * len(own)
         items = [_join(name, own[i], [w[i] for w in worlds], each[i], lost, label) for i in range(len(own))]
         return type(own)(*items) if hasattr(own, "_fields") else type(own)(items)
     if name in _JUDGING and label and any(world != own for world in worlds):
         ledger.note_leak(name)
     return own
+
+
+def _met_in_sum(args: Any, into: Tensor | None) -> Any:
+    """Let the worlds meet where single numbers of two samples are added: that reduces the batch."""
+
+    def met(tensor: MixedTensor) -> MixedTensor:
+        if tensor.lost is not None or tensor.own.dim() > 0 or isinstance(tensor.weights, Picked):
+            return tensor
+        met = blend(tensor.worlds, tensor.weights)
+        own = met if met.requires_grad else tensor.own
+        if tensor is into:
+            tensor.own, tensor.worlds, tensor.weights = own, (met,), None
+            return tensor
+        return _make(own, own, (met,), None, None, label=tensor.label)
+
+    return _replace(args, met)
 
 
 def _meet(mixed: list[MixedTensor], name: str) -> tuple[Any, str | None]:
@@ -448,9 +468,11 @@ def _meet(mixed: list[MixedTensor], name: str) -> tuple[Any, str | None]:
             return None, lost
         if weights is None:
             weights = tensor.weights
-        elif name in JOINING and _is_by_sample(weights) and _is_by_sample(tensor.weights):
+        elif tensor.weights is None or _equal(tensor.weights, weights):
             continue
-        elif tensor.weights is not None and not _equal(tensor.weights, weights):
+        elif name in JOINING:
+            weights = weights.view(-1, weights.size(-1)) if isinstance(weights, Tensor) else weights
+        elif name not in INDEXING or not isinstance(tensor.weights, Picked):
             return None, f"labels of different samples, or of two mixes, meet in {name}. {_BY_BATCH}"
     return weights, None
 
@@ -562,11 +584,14 @@ def _own(tensor: MixedTensor) -> Tensor:
 
 def _seen(tensor: MixedTensor) -> Tensor:
     """Return what a reader outside is shown: of a loss the mixture's, of all else the own value."""
-    return blend(tensor.worlds, tensor.weights) if _is_loss(tensor) else tensor.own
+    if not _is_loss(tensor) or isinstance(tensor.weights, Picked):
+        return tensor.own
+    return blend(tensor.worlds, tensor.weights)
 
 
 def _is_loss(tensor: MixedTensor) -> bool:
-    return tensor.worlds[0].requires_grad and tensor.worlds[0].numel() == 1 and tensor.lost is None
+    world = tensor.worlds[0]
+    return world.requires_grad and world.numel() == 1 and tensor.lost is None
 
 
 def _left_dispatch(tensor: MixedTensor) -> str | None:
@@ -591,8 +616,8 @@ def _has_rows_of_base(view: Tensor) -> bool:
     return (view.shape[:1], view.stride()[:1]) == (base.shape[:1], base.stride()[:1])
 
 
-def _is_by_sample(weights: Tensor | Scattered | None) -> bool:
-    return isinstance(weights, Scattered) or (weights is not None and weights.dim() == 2)
+def _is_by_sample(weights: Weights | None) -> bool:
+    return weights is not None and (not isinstance(weights, Tensor) or weights.dim() == 2)
 
 
 def _are_alike(worlds: list[Any]) -> bool:
@@ -605,7 +630,9 @@ def _are_alike(worlds: list[Any]) -> bool:
     )
 
 
-def _equal(a: Tensor | Scattered, b: Tensor | Scattered) -> bool:
-    if a is b or isinstance(a, Scattered) or isinstance(b, Scattered):
+def _equal(a: Weights | None, b: Weights | None) -> bool:
+    if isinstance(a, Picked) and isinstance(b, Picked):
+        return all(map(_equal, a.tables, b.tables))
+    if a is b or not isinstance(a, Tensor) or not isinstance(b, Tensor):
         return a is b
     return a.shape == b.shape and torch.equal(a, b)

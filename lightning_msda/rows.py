@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from lightning_msda.blending import LOSSES, Scattered, einsum_indices, misses_rows
+from lightning_msda.blending import LOSSES, Picked, Scattered, einsum_indices, misses_rows
 
-__all__ = ["JOINING", "MOVING", "PLAIN", "follow_rows"]
+__all__ = ["INDEXING", "JOINING", "MOVING", "PLAIN", "follow_rows"]
 
 
 # In the place of weights: what was moved along with labels, but is none.
@@ -67,6 +67,10 @@ _ALONG: dict[str, tuple[int, int | None]] = {
     "normalize": (2, 1),
     "cosine_similarity": (2, 1),
 }
+# Where rows are picked by an index that may be made of labels. What is picked, the index and what it is taken
+# from may each have weights of their own.
+INDEXING = frozenset("__getitem__ __setitem__ index_select masked_select".split())
+_FINDING = frozenset("nonzero argwhere where".split())
 # Of these, the ones that may look labels up in another tensor.
 _LOOKING_UP = frozenset("gather take_along_dim".split())
 
@@ -74,28 +78,122 @@ _LOOKING_UP = frozenset("gather take_along_dim".split())
 def follow_rows(
     func: Callable[..., Any],
     name: str,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    operands: Sequence[Tensor],
+    calls: Sequence[tuple[Sequence[Any], Mapping[str, Any]]],
+    operands: Sequence[Sequence[Tensor]],
     tables: Sequence[Any],
-    result: Any,
+    results: Sequence[Any],
 ) -> Any:
     """Return the weights of a result's rows (for several tensors a list of them), or None if unknown.
 
     Args:
         func: The function that was called.
         name: Its name.
-        args: Its positional arguments in the own world.
-        kwargs: Its keyword arguments in the own world.
-        operands: Those among the arguments that have rows.
-        tables: Their weights, shape ``(rows, k)``, or `Scattered`; they are the same except in `JOINING`.
-        result: What came out; for an assignment, the tensor assigned to.
+        calls: Its positional and keyword arguments in each world.
+        operands: Those among the arguments that have rows, each as it is in each world.
+        tables: Their weights, shape ``(rows, k)``, or `Scattered` or `Picked`; they are the same except in
+            `JOINING` and `INDEXING`.
+        results: What came out in each world; for an assignment, the tensor assigned to.
     """
+    base = name if name in ("T", "mT") else name.strip("_")
+    args, kwargs = calls[0]
+    own = [worlds[0] for worlds in operands]
+    picks = _picks(base, args, kwargs, own)
+    if not picks and not any(isinstance(table, Picked) for table in tables):
+        return _followed(func, name, base, args, kwargs, own, tables, results[0])
+    found = [tree_leaves(result) for result in results]
+    if base in _FINDING and all(_alike(*leaves) for leaves in zip(*found, strict=True)):
+        return PLAIN
+    if any(isinstance(table, Scattered) for table in tables):
+        return None
+    if base == "setitem" and isinstance(tables[0], Picked):
+        return None  # it may just have been adopted, and have other rows
+    each = []
+    for j, (args, kwargs) in enumerate(calls):
+        own = [worlds[j] for worlds in operands]
+        of_world = [_of_world(table, j) for table in tables]
+        if base in _FINDING or (name in INDEXING and isinstance(args[-1 if name[0] == "i" else 1], Tensor)):
+            each.append(_indexed(base, args, own, of_world))
+        else:
+            each.append(_followed(func, name, base, args, kwargs, own, of_world, results[j]))
+    columns = [table.view(-1, 1) for table in each if isinstance(table, Tensor)]
+    if len(columns) < len(each):
+        return None
+    if base == "setitem":
+        return tables[0]
+    alike = picks and base not in _FINDING and _alike(*(args[1] for args, _ in calls))
+    return torch.cat(columns, 1) if alike else Picked(tuple(columns))
+
+
+def _picks(base: str, args: Sequence[Any], kwargs: Mapping[str, Any], operands: Sequence[Tensor]) -> bool:
+    """Tell whether a function picks entries where labels say so."""
+    if base in _FINDING:
+        picks = base != "where" or len(args) + len(kwargs) == 1
+    else:
+        key = args[1] if base in ("getitem", "masked_select") and len(args) > 1 else None
+        picks = isinstance(key, Tensor) and key.dtype == torch.bool and any(key is o for o in operands)
+    if picks and torch.compiler.is_compiling():
+        torch._dynamo.graph_break()  # how many there are is not known yet
+    return picks
+
+
+def _of_world(table: Tensor | Picked, j: int) -> Tensor:
+    return table.tables[j] if isinstance(table, Picked) else table[:, j : j + 1]
+
+
+def _alike(*values: Tensor) -> bool:
+    return all(value.shape == values[0].shape and torch.equal(value, values[0]) for value in values[1:])
+
+
+def _indexed(
+    base: str, args: Sequence[Any], operands: Sequence[Tensor], tables: Sequence[Tensor]
+) -> Tensor | None:
+    """Return the weights of what an index picks in one world, or of what it is assigned to."""
+    table_of = {id(operand): table for operand, table in zip(operands, tables, strict=True)}
+    table = table_of.get(id(args[0]))
+    if base in _FINDING:
+        return None if table is None else _at(args[0], args[0] != 0, table)
+    if base == "index_select" and args[1] != 0:
+        return None
+    key = args[2] if base == "index_select" else args[1]
+    if not isinstance(key, Tensor):
+        return None
+    if base == "masked_select" and key.shape != args[0].shape:
+        return None
+    picked = table_of.get(id(key))
+    if picked is not None and key.dtype == torch.bool:
+        picked = _at(key, key, picked)
+    taken = None if table is None else _at(args[0], key, table)
+    given = table_of.get(id(args[2])) if base == "setitem" else None
+    known = [t for t in (picked, taken, given) if t is not None]
+    if not _alike(*known):
+        return None
+    return table if base == "setitem" else known[0]
+
+
+def _at(value: Tensor, key: Tensor, table: Tensor) -> Tensor | None:
+    """Return the weights of the leading entries of ``value[key]``."""
+    rows = _row_numbers(value, len(table))
+    if rows is None:
+        return None
+    picked = rows[key.cpu()]
+    return table[picked.reshape(len(picked), -1)[:, 0]] if picked.numel() > 0 else table[:0]
+
+
+def _followed(
+    func: Callable[..., Any],
+    name: str,
+    base: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    operands: Sequence[Tensor],
+    tables: Sequence[Any],
+    result: Any,
+) -> Any:
+    """Return the weights of a result's rows in one world."""
     weights = tables[0]
     first = result[0] if isinstance(result, (tuple, list)) and result else result
     if not isinstance(first, Tensor):
         return weights  # no value at all
-    base = name if name in ("T", "mT") else name.strip("_")
     if name.startswith(("__r", "__i")) and base[1:] in _POINTWISE:
         base = base[1:]
     leads = args[0] is operands[0]
@@ -105,6 +203,9 @@ def follow_rows(
     if isinstance(weights, Scattered):
         if base in ("sum", "mean") and (dim := _dim(base, args, kwargs)) is not None:
             return _summed(weights, dim, bool(kwargs.get("keepdim", False)))
+        if base in ("matmul", "mm") and len(operands) == 1 and args[1] is operands[0] and first.dim() == 2:
+            by_column = bool((weights.rows == weights.rows[0]).all())
+            return _table(weights.rows[:1].expand(first.shape), [weights.weights]) if by_column else None
         same = len(operands) == 1 and base in _POINTWISE and first.shape == operands[0].shape
         return weights if same else None
     if len(weights) == 1:
@@ -130,8 +231,6 @@ def follow_rows(
     elif base in _ALONG and (dim := _dim(base, args, kwargs)) is not None:
         elsewhere = misses_rows(dim, operands[0].dim())
         kept = aligned and (elsewhere or (base in _LOOKING_UP and not leads))
-    elif base == "where" and len(args) + len(kwargs) == 1:  # indices of what is found
-        kept = False
     else:
         kept = aligned and base in _POINTWISE and {operand.dim() for operand in operands} == {first.dim()}
     return weights if kept else None
@@ -158,12 +257,14 @@ def _moved(
         return _traced(base, args, operands, tables[0], first)
     if any(isinstance(arg, torch.dtype) for arg in args[1:]):  # y.view(torch.int32)
         return tables[0]
-    weights = [table.weights if isinstance(table, Scattered) else table for table in tables]
+    weights = [
+        table.weights if isinstance(table, Scattered) else table.view(-1, table.size(-1)) for table in tables
+    ]
     numbers: dict[int, Tensor] = {}
     begins: dict[int, int] = {}
     distinct: list[Tensor] = []
     for operand, table, own in zip(operands, tables, weights, strict=True):
-        rows = table.rows if isinstance(table, Scattered) else _row_numbers(operand, len(table))
+        rows = table.rows if isinstance(table, Scattered) else _row_numbers(operand, len(own))
         if rows is None:
             return None
         if id(own) not in begins:
@@ -211,8 +312,8 @@ def _summed(weights: Scattered, dim: Any, keepdim: bool) -> Any:
 
 def _row_numbers(value: Tensor, rows: int) -> Tensor | None:
     """Return the row of each entry of a value whose leading dimension holds them in order."""
-    if value.dim() == 0:
-        return torch.zeros((), dtype=torch.long) if rows == 1 else None
+    if value.dim() == 0 or rows == 0:
+        return torch.zeros(value.shape, dtype=torch.long) if max(value.numel(), rows) <= 1 else None
     if value.size(0) % rows != 0:
         return None
     numbers = torch.arange(rows).repeat_interleave(value.size(0) // rows)
@@ -222,7 +323,7 @@ def _row_numbers(value: Tensor, rows: int) -> Tensor | None:
 def _table(rows: Tensor, weights: Sequence[Tensor]) -> Any:
     """Return the weights of a value by the numbers of its rows; one more than there are is any row's."""
     if rows.numel() == 0:
-        return None
+        return weights[0][:0]
     alike_in_all = sum(map(len, weights))
     leading = rows.reshape(len(rows) if rows.dim() > 0 else 1, -1)
     lead = leading.amin(1)
@@ -235,6 +336,8 @@ def _table(rows: Tensor, weights: Sequence[Tensor]) -> Any:
     # The last row is for what is alike in all worlds: any weights will do.
     alike = torch.eye(1, weights[0].size(1), dtype=weights[0].dtype, device=weights[0].device)
     table = torch.cat([*weights, alike])
+    if by_row and bool((lead == lead[0]).all()):
+        return table[lead[0]]  # a single sample's: one lam again
     return table[lead] if by_row else Scattered(table, rows)
 
 

@@ -124,7 +124,7 @@ def assert_mixed(loss: Callable[[Tensor, Tensor], Tensor], plain: Callable[[Tens
     for seed in range(3):
         x = torch.randn(N, 8, dtype=torch.float64).requires_grad_()
         mixed = labels(False, seed)
-        assert mixed.weights is not None
+        assert isinstance(mixed.weights, torch.Tensor)
         losses = [plain(x, world.clone()) for world in mixed.worlds]
         wanted = mixed.weights[0] * losses[0] + mixed.weights[1] * losses[1]
         with watched():

@@ -554,7 +554,6 @@ def _doubled(x: Tensor) -> Tensor:
         lambda x, y: (losses_of(x, y) @ torch.rand(N, N, dtype=torch.float64)).mean(),
         lambda x, y: losses_of(x, y).cumsum(0).mean(),
         lambda x, y: torch.zeros(K, dtype=torch.float64).index_add(0, y, losses_of(x, y)).mean(),
-        lambda x, y: losses_of(x, y)[y != 0].mean(),
     ],
 )
 def test_a_lam_that_cannot_be_followed_is_refused_rather_than_guessed(

@@ -415,9 +415,22 @@ def flooded_mixture(z: Tensor, own: Tensor, partner: Tensor, lam: Tensor) -> Ten
     return ((lam * unreduced(z, own) + (1 - lam) * unreduced(z, partner)).mean() - 0.5).abs() + 0.5
 
 
-def ctc(z: Tensor, y: tuple[Tensor, Tensor]) -> Tensor:
+def ctc(z: Tensor, y: tuple[Tensor, Tensor], reduction: str) -> Tensor:
     scores = z.view(N, 2 * T, K).permute(1, 0, 2).log_softmax(2)
-    return F.ctc_loss(scores, y[0], torch.full((N,), 2 * T), y[1])
+    return F.ctc_loss(scores, y[0], torch.full((N,), 2 * T), y[1], reduction=reduction).mean()
+
+
+def left_out_by_nonzero(z: Tensor, y: Tensor) -> Tensor:
+    known = (y != 2).nonzero().squeeze(1)
+    return F.cross_entropy(z[known], y.index_select(0, known))
+
+
+def one_by_one(z: Tensor, y: Tensor) -> Tensor:
+    total: Tensor = torch.zeros((), dtype=z.dtype)
+    for i in range(len(y)):
+        entropy = F.cross_entropy(z[i : i + 1], y[i : i + 1])
+        total = total + (1 - torch.exp(-entropy)) ** 2 * entropy
+    return total / len(y)
 
 
 def bce(z: Tensor, y: Tensor, **options: Any) -> Tensor:
@@ -543,12 +556,27 @@ LOSSES: dict[str, Loss] = {
     "samples weighed under no_grad": Loss(weighed),
     "a sum divided by a mask's sum": Loss(over_known, joint(ignored=2)),
     "samples left out by z[y != 2]": Loss(
-        lambda z, y: F.cross_entropy(z[y != 2], y[y != 2]), None, refused=UNFOLLOWED
+        lambda z, y: F.cross_entropy(z[y != 2], y[y != 2]), joint(ignored=2)
+    ),
+    "samples left out by z[y != 2], class weight": Loss(
+        lambda z, y: F.cross_entropy(z[y != 2], y[y != 2], weight=WEIGHT), joint(WEIGHT, ignored=2)
+    ),
+    "samples left out by masked_select": Loss(
+        lambda z, y: unreduced(z, y).masked_select(y != 2).mean(), joint(ignored=2)
+    ),
+    "samples left out by nonzero": Loss(left_out_by_nonzero, joint(ignored=2)),
+    "samples left out by where": Loss(
+        lambda z, y: unreduced(z[torch.where(y != 2)[0]], y[y != 2]).mean(), joint(ignored=2)
     ),
     "classes in turn by losses[y == c]": Loss(
-        lambda z, y: torch.stack([unreduced(z, y)[y == c].sum() for c in range(K)]).sum() / N,
-        None,
-        refused=UNFOLLOWED,
+        lambda z, y: torch.stack([unreduced(z, y)[y == c].sum() for c in range(K)]).sum() / N
+    ),
+    "classes in turn by z[y == c]": Loss(
+        lambda z, y: sum((z[y == c] - c).pow(2).mean(1).sum() for c in range(K)) / N
+    ),
+    "samples in turn": Loss(one_by_one),
+    "samples in turn, stacked": Loss(
+        lambda z, y: torch.stack([-z_i.log_softmax(0)[y_i] for z_i, y_i in zip(z, y, strict=True)]).mean()
     ),
     "classes in turn by (losses * (y == c))": Loss(
         lambda z, y: torch.stack([(unreduced(z, y) * (y == c)).sum() for c in range(K)]).sum() / N
@@ -562,7 +590,12 @@ LOSSES: dict[str, Loss] = {
     "torch.dot": Loss(lambda z, y: torch.dot(WEIGHT[y], unreduced(z, y)) / N),
     "torch.bmm": Loss(lambda z, y: -torch.bmm(log_likelihood(z)[:, None], hot(y)[:, :, None]).mean()),
     "take_along_dim": Loss(lambda z, y: -torch.take_along_dim(log_likelihood(z), y[:, None], 1).mean()),
-    "ctc_loss": Loss(ctc, None, labels=transcripts, out=2 * T * K, refused=UNFOLLOWED),
+    **{
+        f'ctc_loss, reduction="{reduction}"': Loss(
+            partial(ctc, reduction=reduction), labels=transcripts, out=2 * T * K
+        )
+        for reduction in ("mean", "sum", "none")
+    },
     "flooding": Loss(states(flooded, flooded_mixture), own_and_partner),
     "class weights by bincount of the batch": Loss(balanced, None, refused=None),
     "batch-hard triplets": Loss(batch_hard, None),
@@ -698,15 +731,9 @@ MARGINS: dict[str, Function] = {
 }
 
 
-@pytest.mark.parametrize(("name", "per_sample"), cells(MARGINS, "head(features, y), ")[:-1])
+@pytest.mark.parametrize(("name", "per_sample"), cells(MARGINS, "head(features, y), "))
 def test_margin_heads(name: str, per_sample: bool) -> None:
     check(lambda: Faces(MARGINS[name]), per_sample)
-
-
-@row("Losses", "head(features, y), LDAM", per_sample=True, refused=UNFOLLOWED)
-def test_margins_by_transposed_products_are_refused_by_sample() -> None:
-    with pytest.raises(MixedLossError, match=r"lam per sample cannot be followed through matmul"):
-        check(lambda: Faces(ldam), per_sample=True)
 
 
 # --- Modules around a loss ---

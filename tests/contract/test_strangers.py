@@ -675,11 +675,11 @@ SMP: dict[str, tuple[Callable[[Any], nn.Module], Formula | bool | None]] = {
     "JaccardLoss, classes": (lambda losses: losses.JaccardLoss("multiclass", classes=[1, 2]), None),
     "TverskyLoss": (lambda losses: losses.TverskyLoss("multiclass", alpha=0.3, beta=0.7), None),
     "LovaszLoss, ignore_index": (lambda losses: losses.LovaszLoss("multiclass", ignore_index=255), None),
-    "LovaszLoss by image": (lambda losses: losses.LovaszLoss("multiclass", per_image=True), None),
+    "LovaszLoss by image": (lambda losses: losses.LovaszLoss("multiclass", per_image=True), classes_by_sample),
     "FocalLoss": (lambda losses: losses.FocalLoss("multiclass"), classes_by_sample),
     "FocalLoss, ignore_index": (
         lambda losses: losses.FocalLoss("multiclass", alpha=0.25, ignore_index=255),
-        None,
+        joint(lambda y: (y != 255).sum()),
     ),
     "FocalLoss, reduced_threshold": (
         lambda losses: losses.FocalLoss("multiclass", reduced_threshold=0.5, reduction="sum"),

@@ -21,7 +21,6 @@ from lightning_msda import MSDA, CutMix, FMix, MixedLossError, Mixture, MixUp, R
 from tests.contract.oracle import Terms, blended, classes, classes_by_sample, row, trains, values
 from tests.contract.test_losses import (
     BY_SAMPLE,
-    UNFOLLOWED,
     Classifier,
     Formula,
     Function,
@@ -270,6 +269,12 @@ def lowered(y: Tensor) -> Tensor:
     return y
 
 
+def lowered_by_index(y: Tensor) -> Tensor:
+    high = (y > 2).nonzero().squeeze(1)
+    y[high] = y[high] - 1
+    return y
+
+
 def shifted(y: Tensor) -> Tensor:
     y += 1
     y %= K
@@ -319,6 +324,8 @@ KEEPING: dict[str, Callable[[Tensor], Tensor]] = {
     "y.clamp_(max=2) in place": lambda y: y.clamp_(max=2),
     "y[:2] = 0 in place": overwritten,
     "y[1] = 0 in place": overwritten_one,
+    "y[y > 2] -= 1 in place": lowered,
+    "y[idx] = y[idx] - 1 in place": lowered_by_index,
 }
 MOVING: dict[str, Function] = {
     "y[:4]": lambda z, y: F.cross_entropy(z[:4], y[:4]),
@@ -353,17 +360,6 @@ REWRITTEN: dict[str, Loss] = {
 @pytest.mark.parametrize(("name", "kind", "per_sample"), table(list(REWRITTEN), MixUp))
 def test_labels_rewritten_before_the_loss(name: str, kind: Callable[..., MSDA], per_sample: bool) -> None:
     REWRITTEN[name].train(kind, per_sample=per_sample)
-
-
-@row("Targets", "y[y > 2] -= 1 in place")
-def test_labels_that_are_picked_by_labels() -> None:
-    Loss(entropy_of(lowered)).train(MixUp, per_sample=False)
-
-
-@row("Targets", "y[y > 2] -= 1 in place", per_sample=True, refused=UNFOLLOWED)
-def test_labels_that_are_picked_by_labels_are_refused_by_sample() -> None:
-    with pytest.raises(MixedLossError, match="cannot be followed through __getitem__.*per_sample=False"):
-        Loss(entropy_of(lowered)).train(MixUp, per_sample=True)
 
 
 # --- Labels that follow the pixels ---
