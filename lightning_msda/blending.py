@@ -56,6 +56,9 @@ LOSSES: dict[Callable[..., Any], tuple[str, ...]] = {
 }
 
 
+_NORMS = ("norm", "linalg_norm", "linalg_vector_norm")
+
+
 class Scattered(NamedTuple):
     """Weights of a value whose rows do not lie along its leading dimension, such as transposed labels.
 
@@ -138,6 +141,8 @@ def reduced(
         return blend([torch.mul(*args) for args, _ in calls], weights).sum()
     if name == "einsum" and isinstance(weights, Tensor):
         return _reduced_einsum(calls, weights)
+    if name in _NORMS and (sums := _as_sums(calls)) is not None:
+        func, name, calls = torch.sum, "sum", sums
     args, kwargs = calls[0]
     dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
     if name not in ("sum", "mean") or misses_rows(dims, args[0].dim()):
@@ -155,6 +160,18 @@ def reduced(
     total: Tensor = func(mixed, *args[1:], **kwargs)
     # A single count keeps the precision of the weights, since it promotes nothing.
     return total.to(torch.get_default_dtype()) if counts and total.dim() > 0 else total
+
+
+def _as_sums(calls: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[tuple[Any, Mapping[str, Any]]] | None:
+    """Return the calls of ``sum`` that are those of a norm, if it is a sum of absolute values."""
+    sums: list[tuple[Any, Mapping[str, Any]]] = []
+    for (value, *rest), options in calls:
+        named = {**dict(zip(("order", "dim", "keepdim"), rest, strict=False)), **options}
+        order = named.pop("order", named.pop("ord", named.pop("p", None)))
+        if order != 1 or named.keys() - {"dim", "keepdim"}:
+            return None
+        sums.append(((value.abs(),), {key: named[key] for key in named if named[key] is not None}))
+    return sums
 
 
 def _reduced_picks(

@@ -635,6 +635,13 @@ def test_a_lam_for_each_sample_is_refused(name: str) -> None:
         LOSSES[name].train(MixUp, per_sample=True)
 
 
+def test_labels_that_are_all_alike_need_no_form_by_sample() -> None:
+    alike = Loss(
+        LOSSES["the hardest samples by topk"].function, labels=lambda: torch.ones(cases.N).long(), out=cases.E
+    )
+    alike.train(MixUp, per_sample=True)
+
+
 # --- Margin heads that take the labels ---
 
 

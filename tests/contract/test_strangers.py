@@ -662,20 +662,71 @@ def of_masks(formula: Formula) -> Formula:
     return lambda mix, y: [(c, {"mask": mask}) for c, mask in formula(mix, y["mask"])]
 
 
+class Overlap(nn.Module):
+    """A loss of smp's by the overlap with each class, and its formula where the labels are a `_Mixed`.
+
+    Sums over the batch are sums over the mixture: of a pixel that shows class a with the share w, w counts.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        loss: Any = self.loss
+        if not isinstance(y, _Mixed):
+            value: Tensor = loss(z, y)
+            return value
+        p = z.softmax(1)
+        intersection, predicted, actual = (torch.zeros(K, dtype=p.dtype) for _ in range(3))
+        for share, labels in y.sources:
+            w = share.view(-1, 1, 1, 1)
+            known = labels[:, None] != 255
+            hot = F.one_hot(labels * known[:, 0], K).permute(0, 3, 1, 2) * known
+            intersection = intersection + (w * p * hot).sum((0, 2, 3))
+            predicted = predicted + (w * p * known).sum((0, 2, 3))
+            actual = actual + (w * hot).sum((0, 2, 3))
+        alpha, beta = {"DiceLoss": (0.5, 0.5), "JaccardLoss": (1.0, 1.0), "TverskyLoss": (0.3, 0.7)}[
+            type(loss).__name__
+        ]
+        union = intersection + alpha * (predicted - intersection) + beta * (actual - intersection)
+        score = (intersection + loss.smooth) / (union + loss.smooth)
+        each = (-score.log() if loss.log_loss else 1 - score) * (actual > 0)
+        each = each if loss.classes is None else each[loss.classes]
+        weights = torch.ones_like(each) if loss.class_weights is None else loss.class_weights
+        mean: Tensor = (each * weights).sum() / weights.sum()
+        return mean
+
+
+class _Mixed(Tensor):
+    sources: list[tuple[Tensor, Tensor]]
+
+
+def overlapping(name: str, **arguments: Any) -> Callable[[Any], nn.Module]:
+    return lambda losses: Overlap(getattr(losses, name)("multiclass", **arguments))
+
+
+def of_the_mixture(mix: Mixture, y: Tensor) -> Terms:
+    labels = y.clone().as_subclass(_Mixed)
+    labels.sources = [(mix.lam, y), (1 - mix.lam, y[mix.partner])]
+    return [(1.0, labels)]
+
+
 # A loss, and its formula by sample where masks are interpolated.
 SMP: dict[str, tuple[Callable[[Any], nn.Module], Formula | bool | None]] = {
-    "DiceLoss": (lambda losses: losses.DiceLoss("multiclass"), None),
-    "DiceLoss, ignore_index": (lambda losses: losses.DiceLoss("multiclass", ignore_index=255), None),
+    "DiceLoss": (overlapping("DiceLoss"), of_the_mixture),
+    "DiceLoss, ignore_index": (overlapping("DiceLoss", ignore_index=255), of_the_mixture),
     "DiceLoss, class_weights": (
-        lambda losses: losses.DiceLoss(
-            "multiclass", class_weights=[1.0, 2.0, 3.0], log_loss=True, smooth=1.0
-        ),
-        None,
+        overlapping("DiceLoss", class_weights=[1.0, 2.0, 3.0], log_loss=True, smooth=1.0),
+        of_the_mixture,
     ),
-    "JaccardLoss, classes": (lambda losses: losses.JaccardLoss("multiclass", classes=[1, 2]), None),
-    "TverskyLoss": (lambda losses: losses.TverskyLoss("multiclass", alpha=0.3, beta=0.7), None),
+    "JaccardLoss, classes": (overlapping("JaccardLoss", classes=[1, 2]), of_the_mixture),
+    "TverskyLoss": (overlapping("TverskyLoss", alpha=0.3, beta=0.7), of_the_mixture),
     "LovaszLoss, ignore_index": (lambda losses: losses.LovaszLoss("multiclass", ignore_index=255), None),
-    "LovaszLoss by image": (lambda losses: losses.LovaszLoss("multiclass", per_image=True), classes_by_sample),
+    "LovaszLoss by image": (
+        lambda losses: losses.LovaszLoss("multiclass", per_image=True),
+        classes_by_sample,
+    ),
     "FocalLoss": (lambda losses: losses.FocalLoss("multiclass"), classes_by_sample),
     "FocalLoss, ignore_index": (
         lambda losses: losses.FocalLoss("multiclass", alpha=0.25, ignore_index=255),
