@@ -36,7 +36,7 @@ _POINTWISE = frozenset(loss.__name__ for loss in LOSSES) | frozenset(
     and or xor not invert bitwise_and bitwise_or bitwise_xor bitwise_not logical_and logical_or
     logical_xor logical_not where clamp clamp_min clamp_max clip maximum minimum max min fmax fmin ceil
     floor round trunc frac nan_to_num masked_fill clone contiguous detach data to type float double half
-    bfloat16 long int short char byte bool cpu cuda copy fill zero wrapped
+    bfloat16 long int short char byte bool cpu cuda copy deepcopy fill zero wrapped
     """.split()
 )
 # The same entries in other places: their rows are moved by the same function.

@@ -53,10 +53,10 @@ def both(section: str, name: str) -> list[Any]:
     ]
 
 
-def cells(section: str, names: Iterable[str], prefix: str = "") -> list[Any]:
+def cells(section: str, names: Iterable[str], prefix: str = "", *, refused: str | None = None) -> list[Any]:
     """Return names with one lam and with one for each sample, as rows of these names."""
     return [
-        pytest.param(name, p, marks=row(section, prefix + name, per_sample=p))
+        pytest.param(name, p, marks=row(section, prefix + name, per_sample=p, refused=refused))
         for name in names
         for p in (False, True)
     ]

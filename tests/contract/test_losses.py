@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -1115,24 +1114,35 @@ def of_scales(z: Tensor, y: Tensor) -> Tensor:
 
 UNASKED: dict[str, Function] = {
     "as_tensor of another dtype": lambda z, y: (z[:, 0] - torch.as_tensor(y, dtype=z.dtype)).square().mean(),
+    "copy.copy": lambda z, y: F.cross_entropy(z, copy.copy(y)),
+    "copy.deepcopy": lambda z, y: F.cross_entropy(z, copy.deepcopy(y)),
+    "select(1, y[0])": lambda z, y: z.select(1, y[0]).mean(),
+    "arange(y[0])": lambda z, y: z.mean() * torch.arange(y[0] + 2).sum(),
+    "ones(y[0])": lambda z, y: z.mean() * torch.ones(y[0] + 1).sum(),
+    "scalar_tensor": lambda z, y: z.mean() * torch.scalar_tensor(y[0]),
+}
+OUT_OF_REACH: dict[str, Function] = {
     "sparse_coo_tensor": sparse,
     "vmap around the labels": of_scales,
     "a hook on a gradient": masked_by_a_hook,
     "the backward of a custom autograd function": masked_by_a_function,
-    "copy.copy": lambda z, y: F.cross_entropy(z, copy.copy(y)),
-    "copy.deepcopy": lambda z, y: F.cross_entropy(z, copy.deepcopy(y)),
-    "select": lambda z, y: z.select(1, y[0]).mean(),
-    "arange": lambda z, y: z.mean() * torch.arange(y[0] + 2).sum(),
-    "a size": lambda z, y: z.mean() * torch.ones(y[0] + 1).sum(),
-    "scalar_tensor": lambda z, y: z.mean() * torch.scalar_tensor(y[0]),
 }
 
 
-@BY_SAMPLE
-@pytest.mark.parametrize("name", UNASKED)
-def test_what_torch_does_not_ask_the_labels_is_mixed_or_refused(name: str, per_sample: bool) -> None:
-    def loss(z: Tensor, y: Tensor) -> Any:
-        return F.cross_entropy(z, y) + UNASKED[name](z, y)
+def beside_cross_entropy(function: Function) -> Callable[[], LightningModule]:
+    return lambda: Classifier(lambda z, y: F.cross_entropy(z, y) + function(z, y))
 
-    with suppress(MixedLossError):
-        check(lambda: Classifier(loss), per_sample)
+
+@pytest.mark.parametrize(("name", "per_sample"), cells(UNASKED, "labels in "))
+def test_what_torch_does_not_ask_the_labels_is_mixed(name: str, per_sample: bool) -> None:
+    check(beside_cross_entropy(UNASKED[name]), per_sample)
+
+
+@pytest.mark.parametrize(
+    ("name", "per_sample"), cells(OUT_OF_REACH, "labels in ", refused="one world only lives there")
+)
+def test_where_labels_can_live_in_one_world_only_they_are_refused(name: str, per_sample: bool) -> None:
+    with pytest.raises(
+        MixedLossError, match=r"sparse_coo.*F\.one_hot|inside of torch.func|during the backward"
+    ):
+        check(beside_cross_entropy(OUT_OF_REACH[name]), per_sample)

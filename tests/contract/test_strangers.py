@@ -345,7 +345,7 @@ TRANSFORMERS: dict[str, Stranger] = {
         **at_embedding(BERT),
     ),
     f"transformers: {CLASSIFIER}, its tokens cut": Stranger(
-        lambda: hugging(CLASSIFIER, num_labels=K), tokens(single), cut_tokens, inputs=both_masked, rtol=SINGLE
+        lambda: hugging(CLASSIFIER, num_labels=K), tokens(single), cut_tokens, inputs=both_masked
     ),
     f"transformers: {CLASSIFIER}, several labels, its tokens cut": Stranger(
         lambda: hugging(CLASSIFIER, num_labels=K, problem_type="multi_label_classification"),
@@ -354,7 +354,6 @@ TRANSFORMERS: dict[str, Stranger] = {
         values,
         values,
         inputs=both_masked,
-        rtol=SINGLE,
     ),
     f"transformers: {CLASSIFIER}, regression, its tokens cut": Stranger(
         lambda: hugging(CLASSIFIER, num_labels=1),
@@ -363,7 +362,6 @@ TRANSFORMERS: dict[str, Stranger] = {
         values,
         values,
         inputs=both_masked,
-        rtol=SINGLE,
     ),
     "transformers: DistilBertForSequenceClassification, at its embeddings": Stranger(
         lambda: hugging("DistilBertForSequenceClassification", num_labels=K),
@@ -377,7 +375,6 @@ TRANSFORMERS: dict[str, Stranger] = {
         text(by_token),
         formula=united(classes),
         by_sample=WORDS,
-        rtol=SINGLE,
         **at_embedding(BERT),
     ),
     "transformers: BertForTokenClassification, -100, its tokens cut": Stranger(
@@ -387,14 +384,12 @@ TRANSFORMERS: dict[str, Stranger] = {
         dense,
         dense,
         inputs=both_masked,
-        rtol=SINGLE,
     ),
     "transformers: BertForMaskedLM, at its embedding": Stranger(
         lambda: hugging("BertForMaskedLM"),
         text(words),
         formula=united(classes),
         by_sample=WORDS,
-        rtol=SINGLE,
         **at_embedding(BERT),
     ),
     "transformers: BertForMultipleChoice, its tokens cut": Stranger(
@@ -402,7 +397,6 @@ TRANSFORMERS: dict[str, Stranger] = {
         choice,
         lambda **a: CutMix(dims=[2], input_key=["input_ids", "attention_mask"], target_key="labels", **a),
         inputs=lambda mix, x: {"input_ids": mix.inputs, "attention_mask": x["attention_mask"]},
-        rtol=SINGLE,
     ),
     "transformers: BertForQuestionAnswering, at its embedding": Stranger(
         lambda: hugging("BertForQuestionAnswering"),

@@ -700,7 +700,7 @@ def closures(optimizer: Callable[[Any], torch.optim.Optimizer]) -> type[Net]:
 @pytest.mark.parametrize(("method", "layer"), METHODS.values(), ids=METHODS)
 @pytest.mark.parametrize("optimizer", rows("Trainer", OPTIMIZERS))
 def test_a_step_that_runs_several_times(optimizer: Any, method: MSDA, layer: str | None) -> None:
-    train_like_the_formula(closures(optimizer), fit(max_epochs=1), method, layer=layer, rtol=1e-8)
+    train_like_the_formula(closures(optimizer), fit(max_epochs=1), method, layer=layer, rtol=1e-10)
 
 
 # --- manual optimization ------------------------------------------------------------------------------------
@@ -1145,7 +1145,7 @@ class Plain(Net):
 def test_compiled(compiled: Callable[[Any], Any], method: MSDA, layer: str | None) -> None:
     torch._dynamo.reset()
     mixes = train_like_the_formula(
-        Plain, fit(max_epochs=3, limit_val_batches=0), method, layer=layer, prepare=compiled, rtol=1e-9
+        Plain, fit(max_epochs=3, limit_val_batches=0), method, layer=layer, prepare=compiled, rtol=1e-10
     )
     assert mixes[:BATCHES] == [None] * BATCHES and None in mixes[BATCHES:]
 
@@ -1160,7 +1160,7 @@ def test_compiled_by_sample() -> None:
         fit(max_epochs=3, limit_val_batches=0),
         method,
         prepare=COMPILED["torch.compile(module)"],
-        rtol=1e-9,
+        rtol=1e-10,
     )
 
 
