@@ -18,6 +18,7 @@ that contains it is refused. `release` makes every mixed tensor the plain own va
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -337,10 +338,11 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
     leaves = (name in ("detach", "data") or not torch.is_grad_enabled()) and any(map(_is_loss, mixed))
     into = _written(name, args, kwargs)
     if into is not None:
-        if not isinstance(into, MixedTensor):
+        plain, views = (_shared_base(into), 1 + k) if isinstance(into, MixedTensor) else (into, 0)
+        if plain is not None:
             if torch.compiler.is_dynamo_compiling():
                 torch._dynamo.graph_break()  # a traced tensor cannot become another one
-            if _has_other_readers(into):
+            if _has_other_readers(plain, views):
                 ledger.note_leak(f"{name}, which wrote them into memory that another tensor or array shares")
         into = _adopt(into, k, weights)
         if into.own is into.worlds[0] and (leaves or any(t.own is not t.worlds[0] for t in mixed)):
@@ -479,16 +481,18 @@ def _meet(mixed: list[MixedTensor], name: str) -> tuple[Any, str | None]:
 
 def _adopt(into: Tensor, k: int, weights: Tensor | None) -> MixedTensor:
     """Let a tensor that labels are written into live in k worlds from now on."""
-    if not isinstance(into, MixedTensor):
+    if isinstance(into, MixedTensor) and (shared := _shared_base(into)) is not None:
+        bases = _adopt(shared, k, weights).worlds
+        into.worlds = tuple(map(partial(_same_view, shared), into.worlds, bases))
+        into.own = into.worlds[0]
+    elif not isinstance(into, MixedTensor):
         home, base = type(into), into._base
         if base is None:  # not a view of itself, for which a compiler that meets it later would take it
             with torch.enable_grad():  # what is edited without gradients keeps those that it has
                 own = into.detach() if into.is_leaf else into.clone()
                 worlds = (own, *(own.clone() for _ in range(1, k)))
         else:  # a view: its worlds are views of the base's
-            size, stride, offset = into.size(), into.stride(), into.storage_offset() - base.storage_offset()
-            bases = _adopt(base, k, weights).worlds
-            worlds = tuple(world.as_strided(size, stride, world.storage_offset() + offset) for world in bases)
+            worlds = tuple(_same_view(base, into, world) for world in _adopt(base, k, weights).worlds)
         into.__class__ = MixedTensor
         assert isinstance(into, MixedTensor)
         into.own, into.worlds, into.weights, into.lost, into.label = worlds[0], worlds, weights, None, True
@@ -499,17 +503,30 @@ def _adopt(into: Tensor, k: int, weights: Tensor | None) -> MixedTensor:
     return into
 
 
-def _has_other_readers(into: Tensor) -> bool:
+def _shared_base(tensor: MixedTensor) -> Tensor | None:
+    """Return the plain tensor that every world is a view of, such as the table in ``table[y[0]]``."""
+    base = tensor.worlds[0]._base
+    shared = len(tensor.worlds) > 1 and all(world._base is base for world in tensor.worlds[1:])
+    return base if shared and not isinstance(base, MixedTensor) else None
+
+
+def _same_view(base: Tensor, view: Tensor, other: Tensor) -> Tensor:
+    """Return the view of another tensor that a view is of its base."""
+    offset = view.storage_offset() - base.storage_offset()
+    return other.as_strided(view.size(), view.stride(), other.storage_offset() + offset)
+
+
+def _has_other_readers(into: Tensor, views: int) -> bool:
     """Tell whether a plain tensor's memory is known to someone beside it and the tensor it is a view of.
 
-    They would read the own labels there as plain numbers.
+    They would read the own labels there as plain numbers. So many views of it are our own.
     """
     if type(into) is not Tensor or into.layout is not torch.strided or isinstance(into._base, MixedTensor):
         return False
     storage = into.untyped_storage()  # itself one user more
     users: int = torch._C._storage_Use_Count(storage._cdata)
     owned = storage.resizable() or storage.is_shared()  # otherwise by an array
-    return users > (2 if into._base is None else 3) or not owned
+    return users > views + (2 if into._base is None else 3) or not owned
 
 
 def _make(

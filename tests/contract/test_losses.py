@@ -424,6 +424,35 @@ def left_out_by_nonzero(z: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(z[known], y.index_select(0, known))
 
 
+def margins_in_turn(z: Tensor, y: Tensor) -> Tensor:
+    cosine = z.tanh() * 1
+    for i in range(len(y)):
+        cosine[i, y[i]] -= 0.3
+    return F.cross_entropy(4 * cosine, y)
+
+
+def filled_in_turn(z: Tensor, y: Tensor) -> Tensor:
+    hot = torch.zeros_like(z)
+    for i, y_i in enumerate(y):
+        hot[i, y_i].fill_(1)
+    return -(hot * z.log_softmax(1)).sum(1).mean()
+
+
+def moving_prototypes(z: Tensor, y: Tensor) -> Tensor:
+    centres = torch.eye(K, dtype=z.dtype)
+    with torch.no_grad():
+        for z_i, y_i in zip(z, y, strict=True):
+            centres[y_i].mul_(0.9).add_(0.1 * z_i)
+    return F.cross_entropy(z @ centres.t(), y)
+
+
+def view_of_logits(z: Tensor, y: Tensor) -> Tensor:
+    wanted = (y > 0).to(z.dtype)
+    shifted = (1 * z).view_as(wanted)
+    shifted -= 0.3 + shifted.detach().mean()
+    return F.binary_cross_entropy_with_logits(shifted, wanted)
+
+
 def one_by_one(z: Tensor, y: Tensor) -> Tensor:
     total: Tensor = torch.zeros((), dtype=z.dtype)
     for i in range(len(y)):
@@ -573,6 +602,12 @@ LOSSES: dict[str, Loss] = {
     "classes in turn by z[y == c]": Loss(
         lambda z, y: sum((z[y == c] - c).pow(2).mean(1).sum() for c in range(K)) / N
     ),
+    "margins in turn by cosine[i, y[i]] -= m": Loss(margins_in_turn, None, refused=UNFOLLOWED),
+    "log-likelihood by hot[i, y[i]].fill_(1)": Loss(filled_in_turn, None, refused=UNFOLLOWED),
+    "prototypes updated in turn by centres[y_i].mul_().add_()": Loss(moving_prototypes, None),
+    "a view of the logits like the labels, edited in place": Loss(
+        view_of_logits, labels=binary, out=1
+    ),
     "samples in turn": Loss(one_by_one),
     "samples in turn, stacked": Loss(
         lambda z, y: torch.stack([-z_i.log_softmax(0)[y_i] for z_i, y_i in zip(z, y, strict=True)]).mean()
@@ -639,6 +674,48 @@ def test_labels_that_are_all_alike_need_no_form_by_sample() -> None:
         LOSSES["the hardest samples by topk"].function, labels=lambda: torch.ones(cases.N).long(), out=cases.E
     )
     alike.train(MixUp, per_sample=True)
+
+
+class Counts(Classifier):
+    """Counts what it has predicted for which label, entry by entry."""
+
+    def __init__(self, before: bool) -> None:
+        super().__init__(nn.CrossEntropyLoss())
+        self.before = before
+        self.register_buffer("confusion", torch.zeros(K, K))
+        self.register_buffer("of_class", torch.zeros(K))
+
+    def count(self, z: Tensor, y: Tensor) -> None:
+        for label, predicted in zip(y, z.argmax(1), strict=True):
+            self.confusion[label, predicted] += 1  # type: ignore[index, operator]
+        for i in range(len(y)):
+            self.of_class[y[i]] += 1  # type: ignore[index, operator]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        z = self.linear(x.flatten(1))
+        if self.before:
+            self.count(z, y)
+        loss: Tensor = self.loss(z, y)
+        if not self.before:
+            self.count(z, y)
+        return loss
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("per_sample", oracle.both("Losses", "a confusion matrix by hand, matrix[y_i, p_i] += 1"))
+def test_own_labels_are_counted_once(before: bool, per_sample: bool) -> None:
+    torch.manual_seed(1)
+    data = batches()
+    module = trains(
+        lambda: Counts(before),
+        data,
+        MixUp(per_sample=per_sample),
+        terms=classes_by_sample if per_sample else classes,
+    )
+    wanted = torch.cat([y for _, y in data]).bincount(minlength=K)
+    torch.testing.assert_close(module.of_class, wanted.float())
+    torch.testing.assert_close(module.confusion.sum(1), wanted.float())  # type: ignore[operator]
 
 
 # --- Margin heads that take the labels ---
