@@ -6,24 +6,33 @@ statistics see the own labels alone.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
-__all__ = ["calls_alike"]
+from lightning_msda.rows import PURE
+
+__all__ = ["calls_alike", "runs_alike"]
 
 _RANDOM = frozenset(
-    "dropout dropout_ dropout1d dropout2d dropout3d feature_dropout alpha_dropout feature_alpha_dropout rrelu"
-    " rrelu_ bernoulli bernoulli_ multinomial normal normal_ poisson gumbel_softmax uniform_ random_"
-    " scaled_dot_product_attention multi_head_attention_forward".split()
+    """
+    dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout feature_alpha_dropout rrelu
+    bernoulli multinomial normal poisson gumbel_softmax uniform random exponential geometric cauchy
+    log_normal binomial standard_gamma sample_dirichlet lstm gru rnn_tanh rnn_relu
+    scaled_dot_product_attention multi_head_attention_forward
+    """.split()
 )
 # The positions and the names of what is updated.
 _RUNNING = {name: {1: "running_mean", 2: "running_var"} for name in ("batch_norm", "instance_norm")}
 
 
-def calls_alike(func: Callable[..., Any], name: str, device: torch.device) -> Callable[..., Any]:
+def calls_alike(
+    func: Callable[..., Any], name: str, kwargs: dict[str, Any], device: torch.device
+) -> Callable[..., Any]:
     """Return a function to call instead, any number of times: as if each call were the first.
 
     The first call is as it would have been. Those that follow draw the same random numbers, leave the
@@ -32,19 +41,24 @@ def calls_alike(func: Callable[..., Any], name: str, device: torch.device) -> Ca
     Args:
         func: The function.
         name: Its name.
+        kwargs: Its keyword arguments.
         device: Where it draws.
     """
-    if torch.compiler.is_compiling() or not (name in _RANDOM or name in _RUNNING):
+    base = name.strip("_")
+    random, updated = base in _RANDOM, _RUNNING.get(base, {})
+    if torch.compiler.is_compiling():
+        if random or updated:
+            torch._dynamo.graph_break()  # a graph cannot draw again
         return func
-    states = _states(device) if name in _RANDOM else []
+    if base in PURE and not random:
+        return func
+    states = _states(device, kwargs.get("generator"))
     first = True
 
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal first
         if not first:
-            for set_state, state in states:
-                set_state(state)
-            updated = _RUNNING.get(name, {})
+            _go_back(states)
             args = tuple(_copy(arg) if i in updated else arg for i, arg in enumerate(args))
             kwargs = {key: _copy(arg) if key in updated.values() else arg for key, arg in kwargs.items()}
         first = False
@@ -53,14 +67,63 @@ def calls_alike(func: Callable[..., Any], name: str, device: torch.device) -> Ca
     return call
 
 
-def _states(device: torch.device) -> list[tuple[Callable[[Tensor], None], Tensor]]:
-    """Return the states of the generators that a function may draw from, and how to go back to them."""
-    states: list[tuple[Callable[[Tensor], None], Tensor]] = [(torch.set_rng_state, torch.get_rng_state())]
+def runs_alike(func: Callable[..., Any], owner: Any, device: torch.device) -> Callable[..., Any]:
+    """Return a function to call instead, any number of times: as if each call were the first.
+
+    As `calls_alike`, for code that may keep something: what its modules keep (buffers, numbers, lists) is
+    what the first call left there.
+
+    Args:
+        func: The function.
+        owner: Whose method it is; its sub-modules are looked after, if it is a module.
+        device: Where it draws.
+    """
+    modules = list(owner.modules()) if isinstance(owner, nn.Module) else []
+    before = [{name: _copy(value) for name, value in vars(module).items()} for module in modules]
+    states = _states(device)
+    first = True
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal first
+        if first:
+            first = False
+            return func(*args, **kwargs)
+        after = [dict(vars(module)) for module in modules]
+        _go_back(states)
+        for module, kept in zip(modules, before, strict=True):
+            vars(module).update({name: _copy(value) for name, value in kept.items()})
+        try:
+            return func(*args, **kwargs)
+        finally:
+            for module, kept in zip(modules, after, strict=True):
+                vars(module).clear()
+                vars(module).update(kept)
+
+    return call
+
+
+def _states(device: torch.device, generator: Generator | None = None) -> list[tuple[Generator, Tensor]]:
+    """Return the states of the generators that a function may draw from."""
+    generators = [torch.default_generator]
     if device.type not in ("cpu", "meta"):
         there = torch.get_device_module(device)
-        states.append((there.set_rng_state, there.get_rng_state()))
-    return states
+        generators.append(there.default_generators[there.current_device()])
+    if generator is not None:
+        generators.append(generator)
+    return [(generator, generator.get_state()) for generator in generators]
+
+
+def _go_back(states: list[tuple[Generator, Tensor]]) -> None:
+    for generator, state in states:
+        generator.set_state(state)
 
 
 def _copy(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
+    """Return a copy of what may be edited in place: tensors, buffers, lists, sets and dictionaries."""
+    if isinstance(value, nn.Parameter):
+        return value
+    if isinstance(value, Tensor):
+        return value.clone()
+    if type(value) is dict:
+        return {key: _copy(item) if isinstance(item, Tensor) else item for key, item in value.items()}
+    return copy(value) if type(value) in (list, set, deque) else value

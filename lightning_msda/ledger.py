@@ -36,6 +36,7 @@ def remember(tensor: Tensor, home: type[Tensor]) -> None:
 
 def living() -> list[tuple[Tensor, type[Tensor]]]:
     """Return every mixed tensor that still exists, with the class that it had before."""
+    _living[:] = [(reference, home) for reference, home in _living if reference() is not None]
     return [(tensor, home) for reference, home in _living if (tensor := reference()) is not None]
 
 

@@ -30,7 +30,7 @@ from typing_extensions import override
 
 from lightning_msda import ledger
 from lightning_msda.blending import Picked, Scattered, Weights, blend, reduced
-from lightning_msda.effects import calls_alike
+from lightning_msda.effects import calls_alike, runs_alike
 from lightning_msda.rows import INDEXING, JOINING, PLAIN, follow_rows
 
 __all__ = [
@@ -72,6 +72,14 @@ _ASSIGNING = frozenset(
 )
 # Where the losses of different samples add up.
 _ADDING = frozenset("add __add__ __radd__ __iadd__ add_ sub __sub__ __rsub__ __isub__ sub_".split())
+# Nodes of the graph that pick entries, and nodes that make one number of one.
+_PICKING = frozenset("Select Index Unbind Gather Take TakeAlongDim IndexSelect AsStrided".split())
+_OF_ONE = frozenset(
+    """
+    Neg Exp Expm1 Log Log1P Log2 Log10 Abs Sqrt Pow Mul Add Sub Rsub Div Clamp ClampMin ClampMax Sigmoid Tanh
+    Relu Softplus View UnsafeView Squeeze Unsqueeze Reshape Alias Clone ToCopy
+    """.split()
+)
 BY_CRITERION = (
     "If that is no part of the loss, let the step compute it after the loss; if it is, name the module's loss"
     " attribute or method by criterion='...', which is then called once for each source."
@@ -203,12 +211,17 @@ def release() -> None:
     ledger.forget()
 
 
-def in_every_world(func: Callable[..., Any], name: str, *, by_row: bool) -> Callable[..., Any]:
+def in_every_world(
+    func: Callable[..., Any], name: str, *, by_row: bool, owner: Any = None
+) -> Callable[..., Any]:
     """Return a function that calls another one once for each source, with plain tensors.
+
+    It draws once, and keeps in the owner's modules what it kept for the own labels.
 
     Args:
         func: What torch does not dispatch.
         name: What it is called in an error.
+        owner: Whose method it is.
         by_row: Whether it returns a value for each sample, in their order: then lam may differ by sample.
     """
 
@@ -218,7 +231,8 @@ def in_every_world(func: Callable[..., Any], name: str, *, by_row: bool) -> Call
             return func(*args, **kwargs)
         weights, lost = _meet(mixed, name)
         k = 1 if lost else max(len(tensor.worlds) for tensor in mixed)
-        worlds = [func(*_replace(args, _world(j)), **_replace(kwargs, _world(j))) for j in range(k)]
+        run = runs_alike(func, owner, mixed[0].own.device)
+        worlds = [run(*_replace(args, _world(j)), **_replace(kwargs, _world(j))) for j in range(k)]
         kept = by_row and isinstance(weights, Tensor) and _has_rows(worlds[0], len(weights))
         if _is_by_sample(weights) and not kept:
             lost = f"{name} reduces over the batch itself, where a lam per sample cannot act. {_BY_BATCH}"
@@ -265,7 +279,7 @@ def note_leaks(name: str, arguments: Any) -> None:
     """
     for tensor in _find(arguments):
         read_alike = tensor.lost is None and all(_equal(world, tensor.own) for world in tensor.worlds)
-        if tensor.label and not tensor.worlds[0].requires_grad and not read_alike:
+        if tensor.label and not _is_loss(tensor) and not read_alike:
             ledger.note_leak(name)
 
 
@@ -354,7 +368,8 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
         met = reduced(func, name, calls, weights)
         if met is not None and met.requires_grad:
             return _make(met, met, (met,), None, None, label=False)
-    func = calls_alike(func, name, mixed[0].own.device)
+    if k > 1:
+        func = calls_alike(func, name, kwargs, mixed[0].own.device)
     own = call(_seen if leaves else _own)
     worlds: list[Any] = [own]
     if met is not None:
@@ -385,14 +400,12 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
     label = all(tensor.label for tensor in mixed) and not leaves
     if into is None:
         return _join(name, own, worlds, weights, lost, label)
-    tracing = torch.compiler.is_dynamo_compiling()
-    if tracing and lost is not None:
-        torch._dynamo.graph_break()  # a traced tensor does not know its base
-    base = None if tracing else into._base  # what is written into a view is written into its base
-    for part in (into, base):
-        if isinstance(part, MixedTensor):
-            part.worlds = part.worlds if lost is None else (part.own,)
-            part.weights, part.lost, part.label = weights, lost, label
+    into.weights, into.label = weights, label
+    if lost is not None:
+        if torch.compiler.is_dynamo_compiling():
+            torch._dynamo.graph_break()  # a traced tensor does not know who shares its memory
+        for part in _sharing(into):
+            part.worlds, part.weights, part.lost = (part.own,), None, lost
     return into if isinstance(own, Tensor) else own
 
 
@@ -505,9 +518,18 @@ def _adopt(into: Tensor, k: int, weights: Tensor | None) -> MixedTensor:
 
 def _shared_base(tensor: MixedTensor) -> Tensor | None:
     """Return the plain tensor that every world is a view of, such as the table in ``table[y[0]]``."""
+    if torch.compiler.is_dynamo_compiling():
+        return None
     base = tensor.worlds[0]._base
     shared = len(tensor.worlds) > 1 and all(world._base is base for world in tensor.worlds[1:])
     return base if shared and not isinstance(base, MixedTensor) else None
+
+
+def _sharing(tensor: MixedTensor) -> list[MixedTensor]:
+    """Return every mixed tensor in the same memory: itself, what it is a view of, and other views."""
+    memory = tensor.own.untyped_storage().data_ptr()
+    mixed = [other for other, _ in ledger.living() if isinstance(other, MixedTensor)]
+    return [other for other in mixed if other is tensor or other.own.untyped_storage().data_ptr() == memory]
 
 
 def _same_view(base: Tensor, view: Tensor, other: Tensor) -> Tensor:
@@ -608,7 +630,19 @@ def _seen(tensor: MixedTensor) -> Tensor:
 
 def _is_loss(tensor: MixedTensor) -> bool:
     world = tensor.worlds[0]
-    return world.requires_grad and world.numel() == 1 and tensor.lost is None
+    return world.requires_grad and world.numel() == 1 and tensor.lost is None and not _is_picked(world)
+
+
+def _is_picked(number: Tensor) -> bool:
+    """Tell whether a single number was picked out of many, such as the probability of one label."""
+    node = None if torch.compiler.is_dynamo_compiling() else number.grad_fn
+    while node is not None:
+        operation = node.name().removesuffix("Backward0")
+        parents = [parent for parent, _ in node.next_functions if parent is not None]
+        if operation in _PICKING or operation not in _OF_ONE or len(parents) != 1:
+            return operation in _PICKING
+        (node,) = parents
+    return False
 
 
 def _left_dispatch(tensor: MixedTensor) -> str | None:

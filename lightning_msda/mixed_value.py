@@ -16,9 +16,12 @@ from lightning_msda.rows import MOVING
 
 __all__ = ["MixedValue", "as_numbers", "guarded"]
 
-# What is still the labels, moved or in another precision.
+# What is still the labels, moved, in another precision or on another scale.
 _KEEPING = MOVING | frozenset(
-    "__getitem__ clone contiguous detach data to type float double half bfloat16 cpu cuda".split()
+    """
+    __getitem__ clone contiguous detach data to type float double half bfloat16 cpu cuda
+    add sub mul div neg abs __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ rsub __neg__
+    """.split()
 )
 _ROUNDING = frozenset("round round_ floor floor_ ceil ceil_ trunc trunc_ sign sgn".split())
 
@@ -46,11 +49,13 @@ class MixedValue(Tensor):
         kwargs = kwargs or {}
         name = name_of(func)
         with torch._C.DisableTorchFunctionSubclass():
-            values: list[Any] = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            alone = bool(values) and all(type(value) is cls for value in values)
+            tensors: list[Any] = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            values = [tensor for tensor in tensors if type(tensor) is cls]
             result = func(*args, **kwargs)
             made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
             classes = any(not tensor.is_floating_point() for tensor in made) or name in _ROUNDING
+            beside = [tensor for tensor in tensors if type(tensor) is not cls]
+            alone = len(values) > 0 and all(_is_threshold(tensor, classes) for tensor in beside)
             if not alone or not made or not (classes or name in _KEEPING or result is values[0]):
                 return result
 
@@ -80,6 +85,13 @@ def guarded(value: Tensor, sources: Sequence[Tensor]) -> MixedValue:
     guard.sources = tuple(sources)
     ledger.remember(guard, Tensor)
     return guard
+
+
+def _is_threshold(value: Tensor, read: bool) -> bool:
+    """Tell whether a tensor without a gradient holds one number, such as 0.5; if need be, read it."""
+    if value.requires_grad or value.numel() < 2:
+        return not value.requires_grad
+    return read and bool((value == value.flatten()[0]).all())
 
 
 def _told(made: Any, of_sources: Sequence[Any], name: str) -> Any:

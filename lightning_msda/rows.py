@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lightning_msda.blending import LOSSES, Picked, Scattered, einsum_indices, misses_rows
 
-__all__ = ["INDEXING", "JOINING", "MOVING", "PLAIN", "follow_rows"]
+__all__ = ["INDEXING", "JOINING", "MOVING", "PLAIN", "PURE", "follow_rows"]
 
 
 # In the place of weights: what was moved along with labels, but is none.
@@ -73,6 +73,16 @@ INDEXING = frozenset("__getitem__ __setitem__ index_select masked_select".split(
 _FINDING = frozenset("nonzero argwhere where".split())
 # Of these, the ones that may look labels up in another tensor.
 _LOOKING_UP = frozenset("gather take_along_dim".split())
+
+
+# What is known to do nothing but return a value, beside the dropouts.
+PURE = (
+    _POINTWISE
+    | MOVING
+    | _ROWWISE
+    | _PRODUCTS
+    | frozenset([*_ALONG, "getitem", "setitem", "index_put", "take", "bmm", "einsum"])
+)
 
 
 def follow_rows(
@@ -215,7 +225,7 @@ def _followed(
     )
     if base == "getitem":
         kept = aligned and _reads_by_row(args[1])
-    elif base == "setitem":
+    elif base in ("setitem", "index_put"):
         kept = aligned and _writes_by_row(args[0], args[1], operands)
     elif base in _ROWWISE:
         kept = aligned and leads and len(operands) == 1 and first.dim() >= args[0].dim()
@@ -223,6 +233,8 @@ def _followed(
         kept = aligned and leads and len(operands) == 1 and args[0].dim() > 1
     elif base in ("bmm", "index_select", "scaled_dot_product_attention") or func in LOSSES:
         kept = aligned
+    elif base == "take":
+        kept = aligned and not leads
     elif base == "pad":
         kept = aligned and len(args[1]) < 2 * first.dim()
     elif base == "einsum":

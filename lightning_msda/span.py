@@ -205,7 +205,7 @@ def _once_for_each_source(criterion: tuple[Any, str] | None) -> Iterator[None]:
     owner, name = criterion
     attributes = vars(owner)
     before = attributes.get(name)
-    attributes[name] = in_every_world(getattr(owner, name), "the criterion", by_row=True)
+    attributes[name] = in_every_world(getattr(owner, name), "the criterion", by_row=True, owner=owner)
     try:
         yield
     finally:

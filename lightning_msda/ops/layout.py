@@ -77,6 +77,5 @@ def to_device(device: torch.device, *draws: Tensor) -> tuple[Tensor, ...]:
 
 
 def weight_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype for the weights of inputs: float64 beside float64 and integers, else float32."""
-    exact = x.dtype == torch.float64 or not x.is_floating_point()
-    return torch.float64 if exact and x.device.type != "mps" else torch.float32
+    """Return the dtype for the weights of inputs: float64 for float64, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

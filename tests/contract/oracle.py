@@ -207,7 +207,6 @@ class Witness(Callback):
             terms, seen = self.terms(mix, y), x if self.layer is not None else self.inputs(mix, x)
         outside = torch.get_rng_state()
         twin = self.make().to(next(pl_module.parameters()).dtype).train()
-        twin.load_state_dict(self.state)
         twin._trainer = trainer
         twin.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
         twin.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
@@ -215,15 +214,16 @@ class Witness(Callback):
             twin.get_submodule(self.layer).register_forward_hook(lambda m, a, out: _mixed_output(mix, out))
         total: Any = 0.0
         for weight, labels in terms:
+            twin.load_state_dict(self.state)
             torch.set_rng_state(self.rng)
             with trainer.precision_plugin.train_step_context():
                 out: Any = twin.training_step(self.collate(seen, labels), batch_idx)
             loss = out["loss"] if isinstance(out, dict) else out
-            total = total + torch.as_tensor(weight).to(loss.dtype) * loss
-        total = total / trainer.accumulate_grad_batches
-        total.backward()
+            share = torch.as_tensor(weight).to(loss.dtype) * loss / trainer.accumulate_grad_batches
+            share.backward()
+            total = total + share.detach()
         torch.set_rng_state(outside)
-        _close(outputs["loss"], total.detach(), self.rtol, "the loss")
+        _close(outputs["loss"], total, self.rtol, "the loss")
         wanted = {name: _gradient(parameter) for name, parameter in twin.named_parameters()}
         largest = max(float(gradient.norm()) for gradient in wanted.values())
         assert largest > 0

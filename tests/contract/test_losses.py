@@ -8,6 +8,7 @@ the soft labels. Where it has no form by sample it is refused.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
@@ -453,6 +454,11 @@ def view_of_logits(z: Tensor, y: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(shifted, wanted)
 
 
+def put(z: Tensor, y: Tensor) -> Tensor:
+    one = torch.ones((), dtype=z.dtype)
+    return torch.zeros_like(z).index_put_((torch.arange(len(y)), y), one)
+
+
 def one_by_one(z: Tensor, y: Tensor) -> Tensor:
     total: Tensor = torch.zeros((), dtype=z.dtype)
     for i in range(len(y)):
@@ -605,9 +611,7 @@ LOSSES: dict[str, Loss] = {
     "margins in turn by cosine[i, y[i]] -= m": Loss(margins_in_turn, None, refused=UNFOLLOWED),
     "log-likelihood by hot[i, y[i]].fill_(1)": Loss(filled_in_turn, None, refused=UNFOLLOWED),
     "prototypes updated in turn by centres[y_i].mul_().add_()": Loss(moving_prototypes, None),
-    "a view of the logits like the labels, edited in place": Loss(
-        view_of_logits, labels=binary, out=1
-    ),
+    "a view of the logits like the labels, edited in place": Loss(view_of_logits, labels=binary, out=1),
     "samples in turn": Loss(one_by_one),
     "samples in turn, stacked": Loss(
         lambda z, y: torch.stack([-z_i.log_softmax(0)[y_i] for z_i, y_i in zip(z, y, strict=True)]).mean()
@@ -623,6 +627,8 @@ LOSSES: dict[str, Loss] = {
     "einsum over the batch": Loss(lambda z, y: -torch.einsum("nk,nk->", log_likelihood(z), hot(y)) / N),
     "torch.dot": Loss(lambda z, y: torch.dot(WEIGHT[y], unreduced(z, y)) / N),
     "torch.bmm": Loss(lambda z, y: -torch.bmm(log_likelihood(z)[:, None], hot(y)[:, :, None]).mean()),
+    "take": Loss(lambda z, y: -log_likelihood(z).take(torch.arange(len(y)) * K + y).mean()),
+    "index_put_": Loss(lambda z, y: -(log_likelihood(z) * put(z, y)).sum(1).mean()),
     "take_along_dim": Loss(lambda z, y: -torch.take_along_dim(log_likelihood(z), y[:, None], 1).mean()),
     **{
         f'ctc_loss, reduction="{reduction}"': Loss(
@@ -703,7 +709,7 @@ class Counts(Classifier):
 
 
 @pytest.mark.parametrize("before", [False, True])
-@pytest.mark.parametrize("per_sample", oracle.both("Losses", "a confusion matrix by hand, matrix[y_i, p_i] += 1"))
+@pytest.mark.parametrize("per_sample", oracle.both("Losses", "a confusion matrix by matrix[y_i, p_i] += 1"))
 def test_own_labels_are_counted_once(before: bool, per_sample: bool) -> None:
     torch.manual_seed(1)
     data = batches()
@@ -950,6 +956,81 @@ def test_single_precision(name: str, per_sample: bool) -> None:
     )
 
 
+# --- A criterion that keeps something, or draws ---
+
+
+class Moving(nn.Module):
+    """Weighs losses by their running mean; keeps buffers, a number and a list."""
+
+    mean: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(1.0, dtype=torch.float64))
+        self.register_buffer("count", torch.tensor(0.0, dtype=torch.float64))
+        self.number = 1.0
+        self.recent = [1.0]
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.number, *self.recent], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.number, *self.recent = state.tolist()
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        losses = unreduced(z, y)
+        self.mean = 0.9 * self.mean + 0.1 * losses.detach().mean()
+        self.count += 1
+        self.number = 0.9 * self.number + 0.1 * self.recent[-1]
+        self.recent.append(self.number + 0.1)
+        scale = self.mean + self.number + self.recent[-1]
+        mean: Tensor = (losses * (losses.detach() / scale).tanh()).mean()
+        return mean / self.count
+
+
+class Noisy(nn.Module):
+    """Draws, and normalises by running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(K, dtype=torch.float64)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(self.dropout(self.norm(z)), y)
+
+
+CHANGING: dict[str, Callable[[], nn.Module]] = {"keeps something": Moving, "draws and normalises": Noisy}
+
+
+class Keeper(Classifier):
+    """Trains on a loss that changes, and draws after it."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        return loss + 0.1 * F.dropout(self.linear.weight).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        pytest.param(
+            name,
+            named,
+            marks=row("Losses", f"criterion= of a loss that {name}" if named else f"a loss that {name}"),
+        )
+        for name in CHANGING
+        for named in (False, True)
+    ],
+)
+def test_a_loss_that_changes_does_so_once(name: str, named: bool) -> None:
+    module = trains(lambda: Keeper(CHANGING[name]()), batches(), MixUp(criterion="loss" if named else None))
+    if name == "keeps something":
+        assert float(module.loss.count) == 3  # type: ignore[union-attr, arg-type]
+        assert len(module.loss.recent) == 4  # type: ignore[union-attr, arg-type]
+
+
 # --- Losses that leave torch's dispatch ---
 
 
@@ -978,9 +1059,27 @@ def through_a_function(z: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(margin, y, reduction="none")
 
 
+def weights_through_python(z: Tensor, y: Tensor) -> Tensor:
+    losses = unreduced(z, y)
+    return torch.tensor([math.exp(-loss) for loss in losses.tolist()], dtype=z.dtype) * losses
+
+
+def focal_in_python(z: Tensor, y: Tensor) -> Tensor:
+    p = z.softmax(1)
+    return torch.stack([-((1 - p[i, y[i]].item()) ** 2) * p[i, y[i]].log() for i in range(len(y))])
+
+
+def weighed_in_python(z: Tensor, y: Tensor) -> Tensor:
+    losses = unreduced(z, y)
+    return torch.stack([loss * (1 + losses[i].item()) for i, loss in enumerate(losses)])
+
+
 LEAVING: dict[str, tuple[Function, str]] = {
     "numpy": (through_numpy, "left torch through numpy"),
     "Python": (through_python, "left torch through tolist"),
+    "numbers of unreduced losses": (weights_through_python, "left torch through tolist"),
+    "the number of one probability": (focal_in_python, "left torch through item"),
+    "the number of one loss": (weighed_in_python, "left torch through item"),
     "a custom autograd function": (through_a_function, "custom autograd function Margin"),
 }
 

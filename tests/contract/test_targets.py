@@ -146,6 +146,14 @@ def bce(z: Tensor, y: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(z, y.double())
 
 
+def huber_by_hand(z: Tensor, y: Tensor) -> Tensor:
+    """Compare numbers with numbers: that makes no classes."""
+    error = (z.squeeze(1).detach() - y).abs()
+    scale = torch.where(error < 0.5, 1.0, 0.5 / error)
+    under = torch.where(z.squeeze(1).detach() < y, 1.5, 1.0)
+    return (scale * under * (z.squeeze(1) - y).square()).mean()
+
+
 KINDS: dict[str, Loss] = {
     "(N,)": Loss(F.cross_entropy),
     "(N, 1), squeezed": Loss(
@@ -205,6 +213,7 @@ KINDS: dict[str, Loss] = {
     "regression floats (N,)": Loss(
         lambda z, y: F.mse_loss(z.squeeze(-1), y), values, numbers(), values, out=1
     ),
+    "regression floats, compared with predictions": Loss(huber_by_hand, values, numbers(), values, out=1),
     "regression floats (N, 1)": Loss(F.l1_loss, values, numbers(1), values, out=1),
     "regression floats (N, D)": Loss(F.huber_loss, values, numbers(2), values, out=2),
     "regression floats of single precision": Loss(
@@ -525,6 +534,10 @@ def of_known_labels(z: Tensor, y: Tensor) -> Tensor:
     return (F.binary_cross_entropy_with_logits(z, y, reduction="none") * (y != -1)).sum() / y.numel()
 
 
+def as_mask(mask: Callable[[Tensor], Tensor]) -> Function:
+    return lambda z, y: F.softplus(-z)[mask(y)].sum() + F.softplus(z)[~mask(y)].sum()
+
+
 DISGUISED: dict[str, Loss] = {
     "class numbers stored as floats": Loss(
         lambda z, y: F.cross_entropy(z, y.long()), labels=of_dtype(torch.float64)
@@ -538,6 +551,16 @@ DISGUISED: dict[str, Loss] = {
     "one-hot floats as a mask": Loss(
         lambda z, y: -z.log_softmax(1)[y == 1].mean(), labels=lambda: hot(some_classes())
     ),
+    **{
+        f"one-hot floats as a mask, {name}": Loss(as_mask(mask), labels=lambda: hot(some_classes()))
+        for name, mask in {
+            "y * 1.0 >= 1": lambda y: y * 1.0 >= 1,
+            "torch.eq(y, torch.ones_like(y))": lambda y: torch.eq(y, torch.ones_like(y)),
+            "y > torch.tensor(0.5)": lambda y: y > torch.tensor(0.5),
+            "(y - 0.5).sign() > 0": lambda y: (y - 0.5).sign() > 0,
+            "(1 - y) < 0.5": lambda y: (1 - y) < 0.5,
+        }.items()
+    },
     "labels of which -1 is unknown": Loss(of_known_labels, labels=unknown_or_known),
 }
 
