@@ -24,11 +24,12 @@ def mix_target(target: Tensor, mixture: Mixture, kind: TargetKind | None = None)
         target: Labels of the batch, shape ``(N, ...)``. It is not written to, nor is a view of it
             returned.
         mixture: How the batch was mixed.
-        kind: ``"class"``: the losses are mixed; ``"value"``: the labels are. None: labels that line up
-            with the mask follow it; of others integers and booleans are classes, floating point is values.
+        kind: ``"class"``: the losses are mixed; ``"value"``: the labels are; None: integers and booleans
+            are classes, floating point is values. Dense labels follow the mask whatever the kind.
 
     Returns:
-        Dense labels, which line up with the mask, follow it like pixels. Values are mixed into
+        Dense labels, which line up with the mask (integers, or floating point of three dimensions or more),
+        follow it like pixels. Values are mixed into
         ``lam * own + (1 - lam) * partner``, a `MixedValue`. Classes become a `MixedTensor`.
 
     Raises:
