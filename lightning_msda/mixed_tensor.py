@@ -1,4 +1,4 @@
-"""Labels that live in several worlds: the only place that knows how a loss is mixed.
+"""Labels that live in several worlds.
 
 A `MixedTensor` *is* the own labels to everyone who looks at it: its shape and dtype, printing, metrics,
 code that bypasses torch's dispatch. Beside them it carries the labels of every other source and the
@@ -325,40 +325,34 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
         if told and TracingContext.try_get() is None:  # a compiler that looks at its arguments keeps nothing
             ledger.note_leak(name)
         return func(tensor.own, *args[1:], **kwargs)
-    mixed = _find((args, kwargs))
-
-    def call(view: Callable[[MixedTensor], Tensor]) -> Any:
-        return func(*_replace(args, view), **_replace(kwargs, view))
-
     if name == "__iter__":
         return iter(_compute(Tensor.unbind, args, kwargs))
+    mixed = _find((args, kwargs))
     if name in _SHOWING:
-        return call(_seen)
+        return _call(func, args, kwargs, _seen)
     if name in _LEAVING or (name == "__set__" and not isinstance(args[0], MixedTensor)):
         note_leaks(name, mixed)
-        return call(_seen)
+        return _call(func, args, kwargs, _seen)
     makes = name.endswith("_like") or name.startswith("new_")
     if makes and len(mixed) == 1 and mixed[0] is args[0]:  # of the labels it takes the form alone
-        return call(_own)
-
+        return _call(func, args, kwargs, _own)
     if not torch.compiler.is_compiling():
         _refuse_inside_of_transforms(name)
     if name in _ADDING and len(mixed) == 2 and not _equal(mixed[0].weights, mixed[1].weights):
         args = _met_in_sum(args, into=_written(name, args, kwargs))
-        mixed = _find(args)
+    return _compute_in_worlds(func, name, args, kwargs)
+
+
+def _compute_in_worlds(func: Callable[..., Any], name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Call a function once for each world, and put together what it returns there or has written."""
+    mixed = _find((args, kwargs))
     weights, lost = _meet(mixed, name)
     k = max(len(tensor.worlds) for tensor in mixed)
     # A loss that leaves the graph is from here on seen as the mixture's.
     leaves = (name in ("detach", "data") or not torch.is_grad_enabled()) and any(map(_is_loss, mixed))
-    into = _written(name, args, kwargs)
+    written = _written(name, args, kwargs)
+    into = None if written is None else _opened(written, name, k, weights)
     if into is not None:
-        plain, views = (_shared_base(into), 1 + k) if isinstance(into, MixedTensor) else (into, 0)
-        if plain is not None:
-            if torch.compiler.is_dynamo_compiling():
-                torch._dynamo.graph_break()  # a traced tensor cannot become another one
-            if _has_other_readers(plain, views):
-                ledger.note_leak(f"{name}, which wrote them into memory that another tensor or array shares")
-        into = _adopt(into, k, weights)
         if into.own is into.worlds[0] and (leaves or any(t.own is not t.worlds[0] for t in mixed)):
             into.worlds = (into.own.clone(), *into.worlds[1:])  # what is shown differs from the first world
         mixed = [into, *(tensor for tensor in mixed if tensor is not into)]
@@ -370,15 +364,15 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
             return _make(met, met, (met,), None, None, label=False)
     if k > 1:
         func = calls_alike(func, name, kwargs, mixed[0].own.device)
-    own = call(_seen if leaves else _own)
+    own = _call(func, args, kwargs, _seen if leaves else _own)
     worlds: list[Any] = [own]
     if met is not None:
         worlds, weights = [met], None
     elif lost is None:
         try:
             if leaves or any(tensor.own is not tensor.worlds[0] for tensor in mixed):
-                worlds = [call(_world(0))]
-            worlds += [call(_world(j)) for j in range(1, k)]
+                worlds = [_call(func, args, kwargs, _world(0))]
+            worlds += [_call(func, args, kwargs, _world(j)) for j in range(1, k)]
         except Exception as error:  # whatever it was, the own labels got through
             lost = f"{name} ran on the own labels, but not on their partners' ({error}). {BY_CRITERION}"
     if lost is None and _is_by_sample(weights):
@@ -395,18 +389,41 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
             worlds = worlds[:1]
         elif weights is None or (into is not None and not _has_rows_of_base(into)):
             lost = f"a lam per sample cannot be followed through {name}. {_BY_BATCH}"
+    label = all(tensor.label for tensor in mixed) and not leaves
+    if into is not None:
+        _close(into, weights, lost, label)
+        return into if isinstance(own, Tensor) else own
     if lost is not None:
         worlds, weights = [own], None
-    label = all(tensor.label for tensor in mixed) and not leaves
-    if into is None:
-        return _join(name, own, worlds, weights, lost, label)
+    return _join(name, own, worlds, weights, lost, label)
+
+
+def _call(
+    func: Callable[..., Any], args: Any, kwargs: dict[str, Any], view: Callable[[MixedTensor], Tensor]
+) -> Any:
+    """Call a function with another tensor in the place of each mixed one."""
+    return func(*_replace(args, view), **_replace(kwargs, view))
+
+
+def _opened(into: Tensor, name: str, k: int, weights: Weights | None) -> MixedTensor:
+    """Return a tensor that labels are about to be written into, after it came to live in every world."""
+    plain, views = (_shared_base(into), 1 + k) if isinstance(into, MixedTensor) else (into, 0)
+    if plain is not None:
+        if torch.compiler.is_dynamo_compiling():
+            torch._dynamo.graph_break()  # a traced tensor cannot become another one
+        if _has_other_readers(plain, views):
+            ledger.note_leak(f"{name}, which wrote them into memory that another tensor or array shares")
+    return _adopt(into, k, weights)
+
+
+def _close(into: MixedTensor, weights: Weights | None, lost: str | None, label: bool) -> None:
+    """Note what a tensor is after labels were written into it."""
     into.weights, into.label = weights, label
     if lost is not None:
         if torch.compiler.is_dynamo_compiling():
             torch._dynamo.graph_break()  # a traced tensor does not know who shares its memory
         for part in _sharing(into):
             part.worlds, part.weights, part.lost = (part.own,), None, lost
-    return into if isinstance(own, Tensor) else own
 
 
 def name_of(func: Callable[..., Any]) -> str:
@@ -492,7 +509,7 @@ def _meet(mixed: list[MixedTensor], name: str) -> tuple[Any, str | None]:
     return weights, None
 
 
-def _adopt(into: Tensor, k: int, weights: Tensor | None) -> MixedTensor:
+def _adopt(into: Tensor, k: int, weights: Weights | None) -> MixedTensor:
     """Let a tensor that labels are written into live in k worlds from now on."""
     if isinstance(into, MixedTensor) and (shared := _shared_base(into)) is not None:
         bases = _adopt(shared, k, weights).worlds
