@@ -23,10 +23,10 @@ _INTRODUCTION = """\
 
 What works with what, generated from the marks of the tests by `make contract`; the tests must pass, and
 those under "On a GPU" run where there is one. A row trains an unmodified module through a real Trainer, and
-the loss and every gradient are held against the explicit formula: to 1e-10 in double, 1e-5 in single and 1e-2
-in half precision. ("Faults" are no training: there everything must be put back.) The columns are one `lam` for
-the batch, the default, and one for each sample (`per_sample=True`); where the second is empty it was not tried.
-What is refused stops training with a sentence before a gradient is used.
+the loss and every gradient are held against the explicit formula: to 1e-10 in double, 1e-5 in single and
+1e-2 in half precision. ("Faults" are no training: there everything must be put back.) The columns are one
+`lam` for the batch, the default, and one for each sample (`per_sample=True`); where the second is empty it
+was not tried. What is refused stops training with a sentence before a gradient is used.
 """
 
 
