@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -19,9 +19,10 @@ from torch import Generator, Tensor
 from torch._dynamo import config as dynamo_config
 from typing_extensions import override
 
-from lightning_msda.fields import Key, find_inputs, find_targets, get
+from lightning_msda.fields import Key, Path, find_inputs, find_targets, get
 from lightning_msda.layer import Layer, find_criterion, find_layer
 from lightning_msda.mixture import Mixture
+from lightning_msda.pairing import Pairing, pair_up
 from lightning_msda.randomness import Step, sample_uniform
 from lightning_msda.schedule import Schedule, check_schedule, value_at
 from lightning_msda.span import Span
@@ -37,6 +38,10 @@ class CommonArgs(TypedDict, total=False):
         prob: Chance that a batch is mixed, in [0, 1]; or chances by the epoch that they begin with,
             ``{0: 1.0, 100: 0.5}``. Default 1.
         per_sample: Draw lam and mask for each sample instead of one for the batch. Default False.
+        pair: Who is mixed with whom: ``any``, a random permutation of the batch; ``other_class``,
+            ``same_class``; ``balanced``, a class of the batch, each as likely, then one of its samples (long
+            tails); ``near``, by the distance of the labels (regression). Labels are the first target.
+            Default ``any``.
         at: Name of the hidden layer to mix at, such as ``backbone.layer2``: the first tensor that it
             returns is mixed. There the losses of all kinds of targets are mixed, by the mean of the mask.
             Default: the input.
@@ -60,6 +65,7 @@ class CommonArgs(TypedDict, total=False):
 
     prob: Schedule
     per_sample: bool
+    pair: Pairing
     at: str | None
     dims: Sequence[int] | None
     criterion: str | None
@@ -89,6 +95,7 @@ class MSDA(Callback, ABC):
         self,
         prob: Schedule = 1.0,
         per_sample: bool = False,
+        pair: Pairing = "any",
         at: str | None = None,
         dims: Sequence[int] | None = None,
         criterion: str | None = None,
@@ -110,6 +117,8 @@ class MSDA(Callback, ABC):
                 f"dims={dims} must name one dimension or more, such as [2, 3]; 0 is the batch, which no mask"
                 " runs over."
             )
+        if pair not in get_args(Pairing):
+            raise ValueError(f"pair={pair!r} is unknown: it must be one of {', '.join(get_args(Pairing))}.")
         if target not in (None, "class", "value"):
             raise ValueError(f"target={target!r} is unknown: it must be 'class' or 'value'.")
         if seed is not None and seed < 0:
@@ -128,6 +137,7 @@ class MSDA(Callback, ABC):
                 )
         self.prob = prob
         self.per_sample = per_sample
+        self.pair = pair
         self.at = at
         self.dims = dims
         self.criterion = criterion
@@ -251,6 +261,8 @@ class MSDA(Callback, ABC):
         if method is not None and len(x) == 1:
             self._warn_of_one_sample()
             method = None
+        if method is not None and method.pair != "any":
+            step = replace(step, partner=_partners(batch, targets, method.pair, step))
         layer = None
         mix: Callable[[Tensor], Mixture]
         if method is None:
@@ -341,6 +353,14 @@ def find_method(trainer: Trainer) -> MSDA | None:
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback for callback in callbacks if isinstance(callback, MSDA)), None)
+
+
+def _partners(batch: Any, targets: Sequence[Path], pair: Pairing, step: Step) -> Tensor:
+    """Return the samples' partners by the first target that was found."""
+    labels = get(batch, targets[0]) if targets else None
+    if not isinstance(labels, Tensor) or labels.dim() == 0:
+        raise ValueError(f"pair={pair!r} goes by the labels, and target_key names none: let it name them.")
+    return pair_up(labels, pair, step.pairing())
 
 
 def _with_inputs(mixture: Mixture, x: Tensor) -> Mixture:

@@ -35,6 +35,7 @@ class Step:
         epoch: The current epoch, from 0.
         max_epochs: How many epochs there will be; -1: nobody knows.
         rank: This process among all.
+        partner: The samples' partners, if they have been decided by the labels; int64, shape ``(N,)``.
     """
 
     seed: int
@@ -42,14 +43,19 @@ class Step:
     epoch: int = 0
     max_epochs: int = -1
     rank: int = 0
+    partner: Tensor | None = None
 
     def generator(self) -> Generator:
         """Return a fresh generator of this process's draws: each time the same numbers."""
         return make_generator(self.seed, "mix", self.ordinal, self.rank)
 
     def partners(self, n: int) -> Tensor:
-        """Return the partner of each of the batch's ``n`` samples, int64 on the CPU, shape ``(n,)``."""
-        return sample_partners(n, make_generator(self.seed, "partners", self.ordinal, self.rank))
+        """Return the partner of each of the batch's ``n`` samples, int64, shape ``(n,)``."""
+        return sample_partners(n, self.pairing()) if self.partner is None else self.partner
+
+    def pairing(self) -> Generator:
+        """Return a fresh generator of this process's draws of partners."""
+        return make_generator(self.seed, "partners", self.ordinal, self.rank)
 
     def policy(self) -> Generator:
         """Return a fresh generator of the draws that all processes share."""

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "lightning_msda"
 ORDER = [
     "randomness schedule quiet",
     "ops",
+    "pairing",
     "blending",
     "mixture",
     "rows ledger",

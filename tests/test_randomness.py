@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -50,14 +51,14 @@ def test_every_coordinate_of_a_place_changes_the_bits() -> None:
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"ordinal": 6}, {"rank": 3}])
-def test_mixes_and_partners_depend_on_seed_ordinal_and_rank(change: dict[str, int]) -> None:
+def test_mixes_and_partners_depend_on_seed_ordinal_and_rank(change: dict[str, Any]) -> None:
     other = dataclasses.replace(PLACE, **change)
     assert bits(other.generator()) != bits(PLACE.generator())
     assert not torch.equal(other.partners(50), PLACE.partners(50))
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"ordinal": 6}])
-def test_policy_depends_on_seed_and_ordinal(change: dict[str, int]) -> None:
+def test_policy_depends_on_seed_and_ordinal(change: dict[str, Any]) -> None:
     assert bits(dataclasses.replace(PLACE, **change).policy()) != bits(PLACE.policy())
 
 
@@ -66,7 +67,7 @@ def test_policy_ignores_the_rank() -> None:
 
 
 @pytest.mark.parametrize("change", [{"epoch": 2}, {"max_epochs": -1}])
-def test_draws_do_not_depend_on_how_batches_are_counted_into_epochs(change: dict[str, int]) -> None:
+def test_draws_do_not_depend_on_how_batches_are_counted_into_epochs(change: dict[str, Any]) -> None:
     other = dataclasses.replace(PLACE, **change)
     assert bits(other.generator()) == bits(PLACE.generator())
     assert bits(other.policy()) == bits(PLACE.policy())

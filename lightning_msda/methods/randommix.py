@@ -27,16 +27,16 @@ Weights = Sequence[float]
 class RandomMix(MSDA):
     """Mixes every batch by one of several methods (Liu et al., arXiv:2205.08728).
 
-    The candidates' ``prob``, ``per_sample``, ``at``, ``dims`` and epochs are their own; weights count among
-    those whose epochs cover the current one. All processes of a distributed run choose alike.
+    The candidates' ``prob``, ``per_sample``, ``pair``, ``at``, ``dims`` and epochs are their own; weights
+    count among those whose epochs cover the current one. All processes of a distributed run choose alike.
 
     Args:
         candidates: The methods; by default MixUp, CutMix, ResizeMix and FMix.
         weights: Relative chance of each candidate, or with ``cycle`` how many batches in turn (whole
             numbers); or such lists by the epoch that they begin with. Default: all 1.
         order: ``random`` draws a candidate for every batch, ``cycle`` takes them in turn.
-        common: What every method takes, see `CommonArgs`, but for ``per_sample``, ``at`` and ``dims``, which
-            are the candidates' own. ``prob`` is the chance that any candidate is asked at all.
+        common: What every method takes, see `CommonArgs`, but for ``per_sample``, ``pair``, ``at`` and
+            ``dims``, which are the candidates' own. ``prob`` is the chance that any candidate is asked.
 
     Raises:
         ValueError: If an argument is out of range, or a candidate sets what belongs to the whole.
@@ -53,8 +53,8 @@ class RandomMix(MSDA):
         **common: Unpack[CommonArgs],
     ) -> None:
         super().__init__(**common)
-        for name in ("per_sample", "at", "dims"):
-            if getattr(self, name):
+        for name, default in {"per_sample": False, "pair": "any", "at": None, "dims": None}.items():
+            if getattr(self, name) != default:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is for each candidate to say: give it to those that are"
                     f" to have it, RandomMix([CutMix({name}=...), ...])."

@@ -60,10 +60,16 @@ def to_device(device: torch.device, *draws: Tensor) -> tuple[Tensor, ...]:
 
     Args:
         device: Where to.
-        draws: CPU tensors of any dtype and shape.
+        draws: CPU tensors of any dtype and shape; those that are there already stay as they are.
     """
-    if device.type == "cpu":
+    drawn = [draw for draw in draws if draw.device.type == "cpu"]
+    if device.type == "cpu" or not drawn:
         return draws
+    sent = iter(_sent(device, drawn))
+    return tuple(next(sent) if draw.device.type == "cpu" else draw for draw in draws)
+
+
+def _sent(device: torch.device, draws: Sequence[Tensor]) -> tuple[Tensor, ...]:
     flat = [draw.contiguous().view(-1).view(torch.uint8) for draw in draws]
     padded = [torch.cat([part, part.new_zeros(-len(part) % 8)]) for part in flat]  # aligned to 8 bytes
     packed = torch.cat(padded)
