@@ -1,7 +1,7 @@
 """Mixed-sample data augmentation for PyTorch Lightning: any method, any unmodified module."""
 
 from lightning_msda.callback import MSDA
-from lightning_msda.methods import CutMix, FMix, MixUp, RandomMix, ResizeMix
+from lightning_msda.methods import CutMix, FMix, ManifoldMixup, MixUp, PatchUp, RandomMix, ResizeMix
 from lightning_msda.mixed_tensor import MixedLossError, MixedTensor
 from lightning_msda.mixture import Mixture
 from lightning_msda.randomness import Step
@@ -10,10 +10,12 @@ __all__ = [
     "MSDA",
     "CutMix",
     "FMix",
+    "ManifoldMixup",
     "MixUp",
     "MixedLossError",
     "MixedTensor",
     "Mixture",
+    "PatchUp",
     "RandomMix",
     "ResizeMix",
     "Step",

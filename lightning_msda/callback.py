@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch._dynamo import config as dynamo_config
 from typing_extensions import override
 
@@ -172,6 +172,13 @@ class MSDA(Callback, ABC):
         """Return the methods that mix by themselves: this one, or those at the end of every choice."""
         return [member for member in self.members() if member.members() == [member]]
 
+    def prepare(self, module: nn.Module) -> None:
+        """Look at the module before training; by default nothing is to be seen.
+
+        Args:
+            module: The module that will be trained.
+        """
+
     def choose(self, step: Step, draws: Generator) -> MSDA | None:
         """Return the method that mixes a batch, or None if the batch stays as it is.
 
@@ -216,6 +223,8 @@ class MSDA(Callback, ABC):
                 "training_step takes dataloader_iter and fetches its batches itself, where they cannot be"
                 " mixed. Let it take (batch, batch_idx)."
             )
+        for method in self.members():
+            method.prepare(pl_module)
         for method in self.members():
             if method.at is not None:
                 find_layer(pl_module, method.at)

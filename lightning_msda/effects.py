@@ -7,7 +7,8 @@ statistics see the own labels alone.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from lightning_msda.rows import PURE
 
-__all__ = ["calls_alike", "runs_alike"]
+__all__ = ["calls_alike", "runs_alike", "untouched"]
 
 _RANDOM = frozenset(
     """
@@ -79,7 +80,7 @@ def runs_alike(func: Callable[..., Any], owner: Any, device: torch.device) -> Ca
         device: Where it draws.
     """
     modules = list(owner.modules()) if isinstance(owner, nn.Module) else []
-    before = [{name: _copy(value) for name, value in vars(module).items()} for module in modules]
+    before = [_copies(vars(module)) for module in modules]
     states = _states(device)
     first = True
 
@@ -88,18 +89,46 @@ def runs_alike(func: Callable[..., Any], owner: Any, device: torch.device) -> Ca
         if first:
             first = False
             return func(*args, **kwargs)
-        after = [dict(vars(module)) for module in modules]
         _go_back(states)
-        for module, kept in zip(modules, before, strict=True):
-            vars(module).update({name: _copy(value) for name, value in kept.items()})
-        try:
+        with _in_place_of_state(modules, [_copies(kept) for kept in before]):
             return func(*args, **kwargs)
-        finally:
-            for module, kept in zip(modules, after, strict=True):
-                vars(module).clear()
-                vars(module).update(kept)
 
     return call
+
+
+@contextmanager
+def untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Let a module be called, and leave it and the generators as if it had not been.
+
+    Args:
+        module: The module; what it and its sub-modules keep is put back.
+        device: Where it draws.
+    """
+    modules = list(module.modules())
+    states = _states(device)
+    try:
+        with _in_place_of_state(modules, [_copies(vars(part)) for part in modules]):
+            yield
+    finally:
+        _go_back(states)
+
+
+@contextmanager
+def _in_place_of_state(modules: list[nn.Module], copies: list[dict[str, Any]]) -> Iterator[None]:
+    """Let modules keep what they keep in copies for a while."""
+    kept = [dict(vars(module)) for module in modules]
+    for module, attributes in zip(modules, copies, strict=True):
+        vars(module).update(attributes)
+    try:
+        yield
+    finally:
+        for module, attributes in zip(modules, kept, strict=True):
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
+def _copies(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {name: _copy(value) for name, value in attributes.items()}
 
 
 def _states(device: torch.device, generator: Generator | None = None) -> list[tuple[Generator, Tensor]]:
