@@ -1,14 +1,26 @@
 """Mixed-sample data augmentation for PyTorch Lightning: any method, any unmodified module."""
 
 from lightning_msda.callback import MSDA
-from lightning_msda.methods import CutMix, FMix, MixUp, RandomMix, ResizeMix
+from lightning_msda.methods import (
+    BCMix,
+    CutMix,
+    Cutout,
+    FMix,
+    MixUp,
+    RandomMix,
+    ResizeMix,
+    SaliencyMix,
+    SamplePairing,
+)
 from lightning_msda.mixed_tensor import MixedLossError, MixedTensor
 from lightning_msda.mixture import Mixture
 from lightning_msda.randomness import Step
 
 __all__ = [
     "MSDA",
+    "BCMix",
     "CutMix",
+    "Cutout",
     "FMix",
     "MixUp",
     "MixedLossError",
@@ -16,6 +28,8 @@ __all__ = [
     "Mixture",
     "RandomMix",
     "ResizeMix",
+    "SaliencyMix",
+    "SamplePairing",
     "Step",
 ]
 

@@ -18,12 +18,33 @@ from torch import Tensor
 
 from lightning_msda.boundaries import watched
 from lightning_msda.fields import map_tensors
-from lightning_msda.methods import cutmix, fmix, fmix_mask, mixup, resizemix
+from lightning_msda.methods import (
+    bcmix,
+    cutmix,
+    cutout,
+    fmix,
+    fmix_mask,
+    mixup,
+    resizemix,
+    saliencymix,
+    samplepairing,
+)
 from lightning_msda.mixed_tensor import MixedTensor, refuse_unread, release, settle
 from lightning_msda.mixture import Mixture
 from lightning_msda.targets import TargetKind, mix_target
 
-__all__ = ["cutmix", "fmix", "fmix_mask", "mixed_loss", "mixup", "resizemix"]
+__all__ = [
+    "bcmix",
+    "cutmix",
+    "cutout",
+    "fmix",
+    "fmix_mask",
+    "mixed_loss",
+    "mixup",
+    "resizemix",
+    "saliencymix",
+    "samplepairing",
+]
 
 
 def mixed_loss(
@@ -42,7 +63,7 @@ def mixed_loss(
         loss_fn: Called with ``(logits, labels)``.
         logits: What the network makes of ``mixture.inputs``.
         y: The labels of the batch before it was mixed, shape ``(N, ...)``, or a dict, list or tuple of them.
-        mixture: What `mixup`, `cutmix`, `fmix` or `resizemix` returned.
+        mixture: What one of the methods returned.
         target: ``"class"`` or ``"value"``, as the callbacks take it; None: by dtype.
 
     Returns:
