@@ -8,7 +8,17 @@ import torch
 from sklearn.datasets import load_sample_images
 from torch.nn.functional import interpolate
 
-from lightning_msda import CutMix, FMix, MixUp, ResizeMix, Step
+from lightning_msda import (
+    BCMix,
+    CutMix,
+    Cutout,
+    FMix,
+    MixUp,
+    ResizeMix,
+    SaliencyMix,
+    SamplePairing,
+    Step,
+)
 from lightning_msda.pictures import Cell, Display, draw_grid, mixed_cell
 
 IMAGES = Path(__file__).parent / "images"
@@ -29,7 +39,8 @@ def draw_methods() -> None:
     """Draw two photographs and what each method makes of them."""
     x, y = photos(), torch.tensor([0, 1])
     display = Display(mean=(0.0,) * 3, std=(1.0,) * 3, classes=("flower", "temple"))
-    methods = [MixUp(), CutMix(), ResizeMix(), FMix()]
+    methods = [MixUp(), CutMix(), ResizeMix(), FMix(), SaliencyMix(), BCMix(), SamplePairing()]
+    methods.append(Cutout(length=SIDE // 2))
     rows = []
     for row, ordinal in enumerate((18, 3)):
         step = Step(seed=3, ordinal=ordinal)

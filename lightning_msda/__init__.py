@@ -1,14 +1,28 @@
 """Mixed-sample data augmentation for PyTorch Lightning: any method, any unmodified module."""
 
 from lightning_msda.callback import MSDA
-from lightning_msda.methods import CutMix, FMix, ManifoldMixup, MixUp, PatchUp, RandomMix, ResizeMix
+from lightning_msda.methods import (
+    BCMix,
+    CutMix,
+    Cutout,
+    FMix,
+    ManifoldMixup,
+    MixUp,
+    PatchUp,
+    RandomMix,
+    ResizeMix,
+    SaliencyMix,
+    SamplePairing,
+)
 from lightning_msda.mixed_tensor import MixedLossError, MixedTensor
 from lightning_msda.mixture import Mixture
 from lightning_msda.randomness import Step
 
 __all__ = [
     "MSDA",
+    "BCMix",
     "CutMix",
+    "Cutout",
     "FMix",
     "ManifoldMixup",
     "MixUp",
@@ -18,6 +32,8 @@ __all__ = [
     "PatchUp",
     "RandomMix",
     "ResizeMix",
+    "SaliencyMix",
+    "SamplePairing",
     "Step",
 ]
 

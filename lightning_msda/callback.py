@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, ClassVar, Literal, TypedDict, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -84,12 +84,17 @@ class MSDA(Callback, ABC):
     is (`mix`); this class says when, and keeps Lightning's hooks.
 
     Attributes:
+        needs_partner: Whether a sample that is alone in its batch has nothing to be mixed with.
+        reads_values: Whether a mask depends on what is mixed, and not on the step alone.
         last_mix: How the last training batch was mixed (detached), or None if it was not.
         last_method: Name of the method that mixed it, or None.
 
     Raises:
         ValueError: If an argument is out of range.
     """
+
+    needs_partner: ClassVar[bool] = True
+    reads_values: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -163,6 +168,11 @@ class MSDA(Callback, ABC):
             step: Where training stands. All randomness comes from there: the partners from
                 ``step.partners(N)``, everything else from ``step.generator()``.
         """
+
+    @property
+    def lam_by_sample(self) -> bool:
+        """Whether each sample of a mix has a lam of its own, as is known before the batch is mixed."""
+        return self.per_sample
 
     def members(self) -> list[MSDA]:
         """Return this method, or all those that it may choose from."""
@@ -267,7 +277,7 @@ class MSDA(Callback, ABC):
         targets = [] if self.target_key is False else find_targets(batch, self.target_key, inputs)
         x = get(batch, inputs[0])
         method = self.choose(step, step.policy())
-        if method is not None and len(x) == 1:
+        if method is not None and method.needs_partner and len(x) == 1:
             self._warn_of_one_sample()
             method = None
         if method is not None and method.pair != "any":
@@ -279,7 +289,7 @@ class MSDA(Callback, ABC):
         elif method.at is None:
             mix = partial(method.mix, step=step)
         else:
-            pending, weights = Mixture.pending(x, step.partners(len(x)), per_sample=method.per_sample)
+            pending, weights = Mixture.pending(x, step.partners(len(x)), per_sample=method.lam_by_sample)
             layer = Layer(pl_module.get_submodule(method.at), method, step, weights, len(x))
             mix = partial(_with_inputs, pending)
         with torch.no_grad():

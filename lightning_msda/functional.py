@@ -18,12 +18,35 @@ from torch import Tensor
 
 from lightning_msda.boundaries import watched
 from lightning_msda.fields import map_tensors
-from lightning_msda.methods import cutmix, fmix, fmix_mask, mixup, patchup, resizemix
+from lightning_msda.methods import (
+    bcmix,
+    cutmix,
+    cutout,
+    fmix,
+    fmix_mask,
+    mixup,
+    patchup,
+    resizemix,
+    saliencymix,
+    samplepairing,
+)
 from lightning_msda.mixed_tensor import MixedTensor, refuse_unread, release, settle
 from lightning_msda.mixture import Mixture
 from lightning_msda.targets import TargetKind, mix_target
 
-__all__ = ["cutmix", "fmix", "fmix_mask", "mixed_loss", "mixup", "patchup", "resizemix"]
+__all__ = [
+    "bcmix",
+    "cutmix",
+    "cutout",
+    "fmix",
+    "fmix_mask",
+    "mixed_loss",
+    "mixup",
+    "patchup",
+    "resizemix",
+    "saliencymix",
+    "samplepairing",
+]
 
 
 def mixed_loss(

@@ -68,7 +68,16 @@ class Layer:
 
         Args:
             other: Shape ``(N, ...)``; for methods with a mask, of the features' sizes where it runs.
+
+        Raises:
+            ValueError: If the method's masks depend on the features.
         """
+        if self._method.reads_values:
+            name = type(self._method).__name__
+            raise ValueError(
+                f"{name} looks at what it mixes: its mask at {self.name!r} is not known before, and other"
+                " inputs cannot follow it. Leave them out of input_key, or use CutMix."
+            )
         mixture = self._method.mix(other if other.is_floating_point() else other.float(), self._step)
         self._foreseen.append(_masked_sizes(mixture))
         return mixture
@@ -90,7 +99,16 @@ class Layer:
                 f"{self.name!r} returned features of shape {tuple(features.shape)} for {self._n} samples:"
                 " their first dimension must be the batch. Name another layer by at."
             )
+        first = self.mixture
+        if first is not None and self._method.reads_values and first.aligned_dims(features) == first.dims:
+            return first.follow(features)  # the weights belong to the masks of the first call
         mixture = self._method.mix(features, self._step)
+        if mixture.per_sample and len(self._weights) < self._n:
+            name = type(self._method).__name__
+            raise ValueError(
+                f"{name} mixed at {self.name!r} with a lam for each sample, which it did not say before. Set"
+                f" per_sample=True, or let {name}.lam_by_sample be true."
+            )
         if mixture.mask is not None and self._method.dims is None and features.dim() == 3:
             raise ValueError(
                 f"{self.name!r} returned features of shape {tuple(features.shape)}, and a mask could run over"

@@ -33,6 +33,9 @@ class Mixture:
         dims: The dimensions that the mask runs over.
         source: Where in the partner each position looks, by dimension, shape ``(N, size)``; None: at the
             same position.
+        shares: Share of each source in what is interpolated, shape ``(k,)``; None: that of its label.
+        fill: What is shown where the mask is 0, in the place of a partner; None: a partner is. Labels, dense
+            ones too, are then left as they are.
         soft: A label that is learned, probabilities of shape ``(N, K)``; None: there is none.
         per_sample: Whether each sample has a lam of its own; otherwise all rows of weights are equal.
     """
@@ -43,6 +46,8 @@ class Mixture:
     mask: Tensor | None = None
     dims: tuple[int, ...] = ()
     source: tuple[Tensor, ...] | None = None
+    shares: Tensor | None = None
+    fill: float | None = None
     soft: Tensor | None = None
     per_sample: bool = False
 
@@ -150,7 +155,7 @@ class Mixture:
         Args:
             other: Shape ``(N, ...)``; where there is a mask, with the dimensions that it runs over.
             marks: Whether it says which positions count, as attention masks do. Interpolated samples have
-                those that count in any of their sources.
+                those that count in any of their sources, and filled positions count as before.
 
         Raises:
             ValueError: If the mask does not fit, or integers would have to be interpolated.
@@ -170,14 +175,18 @@ class Mixture:
                 " taken.)"
             )
         if self.mask is None:
-            return blend(self.sources(other), self.label_weights)
+            return blend(self.sources(other), self.label_weights if self.shares is None else self.shares)
+        if self.fill is not None and marks:
+            return other.clone()
         if (dims := self.aligned_dims(other)) is None:
             raise ValueError(
                 f"The mask runs over dimensions {self.dims} of inputs {tuple(self.inputs.shape)} and does not"
                 f" fit {tuple(other.shape)}. Leave it out of input_key, or lay it out like the inputs."
             )
         own, shown = self.sources(other)
-        if self.source is not None:
+        if self.fill is not None:
+            shown = torch.full_like(other, self.fill)
+        elif self.source is not None:
             shown = take_source(shown, self.source, dims)
         sizes = [self.inputs.size(dim) for dim in self.dims]
         return select(own, shown, along(self.mask.reshape(-1, *sizes), dims, other.dim()))

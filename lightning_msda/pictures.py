@@ -86,7 +86,7 @@ def mixed_cells(mixture: Mixture, labels: Tensor | None, display: Display, count
 
 
 def mixed_cell(mixture: Mixture, labels: Tensor | None, display: Display, i: int) -> Cell:
-    """Return one sample of a mix, captioned with lam and the labels of both sources.
+    """Return one sample of a mix, captioned with lam and the labels that have a weight.
 
     Args:
         mixture: As in `mixed_cells`.
@@ -96,7 +96,8 @@ def mixed_cell(mixture: Mixture, labels: Tensor | None, display: Display, i: int
     """
     caption = f"lam {float(mixture.lam[i]):.2f}"
     if labels is not None and (own := display.label(labels[i])):
-        caption += f"  {own} + {display.label(labels[int(mixture.partner[i])])}"
+        whole = float(mixture.lam[i]) == 1
+        caption += f"  {own}" + ("" if whole else f" + {display.label(labels[int(mixture.partner[i])])}")
     return Cell(display.image(mixture.inputs[i]), caption)
 
 

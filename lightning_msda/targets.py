@@ -25,7 +25,8 @@ def mix_target(target: Tensor, mixture: Mixture, kind: TargetKind | None = None)
             returned.
         mixture: How the batch was mixed.
         kind: ``"class"``: the losses are mixed; ``"value"``: the labels are; None: integers and booleans
-            are classes, floating point is values. Dense labels follow the mask whatever the kind.
+            are classes, floating point is values. Dense labels follow the mask whatever the kind, unless
+            it hides without a partner.
 
     Returns:
         Dense labels, which line up with the mask (integers, or floating point of three dimensions or more),
@@ -43,7 +44,7 @@ def mix_target(target: Tensor, mixture: Mixture, kind: TargetKind | None = None)
             " with a label for each sample by target_key."
         )
     dense = target.dim() > 2 or not target.is_floating_point()
-    if dense and mixture.aligned_dims(target) is not None:
+    if dense and mixture.fill is None and mixture.aligned_dims(target) is not None:
         followed = mixture.follow(target)
         return followed if mixture.selects else guarded(followed, mixture.sources(target))
     sources = mixture.sources(target)

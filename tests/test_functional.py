@@ -13,7 +13,7 @@ from lightning.fabric import Fabric
 from torch import Generator, Tensor, nn
 
 from lightning_msda import MixedLossError, MixedTensor, Mixture
-from lightning_msda.functional import cutmix, fmix, mixed_loss, mixup, resizemix
+from lightning_msda.functional import bcmix, cutmix, fmix, mixed_loss, mixup, resizemix, saliencymix
 from tests.losses import CASES
 from tests.losses import N as ROWS
 from tests.tools import pairs
@@ -142,7 +142,7 @@ def test_what_a_target_is_can_be_said() -> None:
     assert_same(mixed_loss(F.mse_loss, z, soft, mixture, target="class"), wanted, z)
 
 
-@pytest.mark.parametrize("method", [mixup, cutmix, fmix, resizemix])
+@pytest.mark.parametrize("method", [mixup, cutmix, fmix, resizemix, saliencymix, bcmix])
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_the_loss_of_every_method_is_cross_entropy_on_mixed_labels(
     method: Callable[..., Mixture], per_sample: bool

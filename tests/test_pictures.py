@@ -168,13 +168,13 @@ def test_what_is_no_class_has_no_name(label: Tensor) -> None:
     assert Display(classes=("cat", "dog")).label(label) == ""
 
 
-def test_mixed_samples_are_captioned_with_lam_and_both_labels() -> None:
+def test_mixed_samples_are_captioned_with_lam_and_the_labels_that_count() -> None:
     x, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 1, 0])
     mix = pairs([0.25, 1.0, 0.5, 0.125], x)
     cells = mixed_cells(mix, labels, Display((0.0,), (1.0,), ("cat", "dog")), 3)
     assert [cell.caption for cell in cells] == [
         "lam 0.25  cat + dog",
-        "lam 1.00  dog + dog",
+        "lam 1.00  dog",
         "lam 0.50  dog + cat",
     ]
     for cell, image in zip(cells, mix.inputs, strict=False):

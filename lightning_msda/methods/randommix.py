@@ -85,6 +85,11 @@ class RandomMix(MSDA):
         self.weights = weights
         self.order = order
 
+    @property
+    @override
+    def lam_by_sample(self) -> bool:
+        return any(candidate.lam_by_sample for candidate in self.candidates)
+
     @override
     def mix(self, x: Tensor, step: Step) -> Mixture:
         method = self.choose(step, step.policy())

@@ -7,7 +7,14 @@ arrive as CPU tensors; what is done to a batch happens on its device, without a 
 """
 
 from lightning_msda.ops.layout import along, mixed_dims, to_device, weight_dtype
-from lightning_msda.ops.masks import box_mask, box_share, center_boxes, fitted_boxes, top_mask
+from lightning_msda.ops.masks import (
+    box_mask,
+    box_share,
+    boxes_around,
+    center_boxes,
+    fitted_boxes,
+    top_mask,
+)
 from lightning_msda.ops.mixing import (
     interpolate,
     paste_box,
@@ -16,12 +23,14 @@ from lightning_msda.ops.mixing import (
     select,
     take_source,
 )
+from lightning_msda.ops.saliency import salient_peaks, spectral_residual
 from lightning_msda.ops.spectrum import low_frequency_images
 
 __all__ = [
     "along",
     "box_mask",
     "box_share",
+    "boxes_around",
     "center_boxes",
     "fitted_boxes",
     "interpolate",
@@ -30,7 +39,9 @@ __all__ = [
     "paste_box",
     "paste_resized",
     "resized_source",
+    "salient_peaks",
     "select",
+    "spectral_residual",
     "take_source",
     "to_device",
     "top_mask",

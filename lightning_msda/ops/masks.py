@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from lightning_msda.ops.layout import to_device
 from lightning_msda.randomness import sample_integers
 
-__all__ = ["box_mask", "box_share", "center_boxes", "fitted_boxes", "top_mask"]
+__all__ = ["box_mask", "box_share", "boxes_around", "center_boxes", "fitted_boxes", "top_mask"]
 
 
 def center_boxes(sides: Tensor, spatial: Sequence[int], generator: Generator | None = None) -> Tensor:
@@ -26,8 +26,22 @@ def center_boxes(sides: Tensor, spatial: Sequence[int], generator: Generator | N
         First and last-plus-one position along each dimension, int64, shape ``(R, d, 2)``.
     """
     centers = torch.stack([sample_integers(size, len(sides), generator) for size in spatial], 1)
+    return boxes_around(centers, sides, spatial)
+
+
+def boxes_around(centers: Tensor, sides: Tensor, spatial: Sequence[int]) -> Tensor:
+    """Return boxes around centres, and cut off what lies outside.
+
+    Args:
+        centers: Positions, int64, shape ``(R, d)``.
+        sides: Lengths of the sides, int64, shape ``(R, d)`` or ``(1, d)``, as in `center_boxes`.
+        spatial: The ``d`` sizes that the boxes lie in.
+
+    Returns:
+        First and last-plus-one position along each dimension, int64, shape ``(R, d, 2)``.
+    """
     ends = torch.stack([centers - sides // 2, centers + sides // 2], 2)
-    return ends.clamp(min=0).minimum(torch.tensor(spatial)[:, None])
+    return torch.stack([ends[:, i].clamp(0, size) for i, size in enumerate(spatial)], 1)
 
 
 def fitted_boxes(n: int, sides: Tensor, spatial: Sequence[int], generator: Generator | None = None) -> Tensor:

@@ -78,6 +78,10 @@ METHODS: dict[str, dict[str, Any]] = {
         "target": "value",
     },
     "ResizeMix": {"side": [0.2, 0.6], **COMMON},
+    "SaliencyMix": {"alpha": {0: 1.0, 5: 0.2}, **COMMON},
+    "BCMix": {"plus": True, **COMMON, "per_sample": False, "dims": None},
+    "SamplePairing": {"epochs_on": 3, "epochs_off": 1, **COMMON, "per_sample": False, "dims": None},
+    "Cutout": {"holes": 2, "length": 4, "fill": 0.5, **COMMON, "per_sample": False},
     "RandomMix": {
         "candidates": [
             {"class_path": "MixUp", "init_args": {"alpha": 0.3, "prob": 0.5, "at": "network.layer2"}},

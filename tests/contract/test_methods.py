@@ -13,8 +13,22 @@ import torch
 from torch import Tensor
 
 import lightning_msda
-from lightning_msda import MSDA, CutMix, FMix, Mixture, MixUp, RandomMix, ResizeMix, Step
-from lightning_msda.drawn_layer import AtDrawnLayer
+from lightning_msda import (
+    MSDA,
+    BCMix,
+    CutMix,
+    Cutout,
+    FMix,
+    ManifoldMixup,
+    Mixture,
+    MixUp,
+    PatchUp,
+    RandomMix,
+    ResizeMix,
+    SaliencyMix,
+    SamplePairing,
+    Step,
+)
 from lightning_msda.ops import interpolate
 from lightning_msda.randomness import sample_beta
 from lightning_msda.testing import check_method
@@ -28,41 +42,77 @@ METHODS: list[type[MSDA]] = [
     if isinstance(kind := getattr(lightning_msda, name), type) and issubclass(kind, MSDA) and kind is not MSDA
 ]
 NAMES = [method.__name__ for method in METHODS]
-# The modules here have no stages, so that methods of drawn layers mix at the input.
-MAKE: dict[str, Callable[..., MSDA]] = {
-    kind.__name__: partial(kind, layers=["input"]) if issubclass(kind, AtDrawnLayer) else kind
-    for kind in METHODS
-}
-# RandomMix leaves per_sample to its candidates.
-BY_SAMPLE: dict[str, Callable[[], MSDA]] = {
-    "RandomMix": lambda: RandomMix([MAKE[name](per_sample=True) for name in NAMES if name != "RandomMix"]),
-}
+
+
+def _name(method: Any) -> str:
+    return str(getattr(method, "func", method).__name__)
+
+
+PLAIN: list[Callable[..., MSDA]] = [
+    MixUp,
+    CutMix,
+    FMix,
+    ResizeMix,
+    SaliencyMix,
+    # The modules here have no stages.
+    partial(ManifoldMixup, layers=["input"]),
+]
 MIXES: dict[str, Callable[[], MSDA]] = {
-    **MAKE,
-    **{
-        f"{name} by sample": BY_SAMPLE[name] if name in BY_SAMPLE else partial(MAKE[name], per_sample=True)
-        for name in NAMES
-    },
+    **{_name(method): method for method in PLAIN},
+    **{f"{_name(method)} by sample": partial(method, per_sample=True) for method in PLAIN},
+    "BCMix": partial(BCMix, per_sample=False),
+    "BCMix by sample": BCMix,
+    "RandomMix": RandomMix,
+    # It leaves per_sample to its candidates.
+    "RandomMix by sample": lambda: RandomMix([make(per_sample=True) for make in (*PLAIN, BCMix)]),
     "RandomMix in turn": partial(RandomMix, order="cycle"),
     "FMix, official": partial(FMix, spectrum="official"),
     "FMix, soft": partial(FMix, max_soft=0.3),
+}
+# Methods whose labels do not follow the pixels: they stay, or the ratio is the one that is perceived.
+APART: dict[str, Callable[[], MSDA]] = {
+    "Cutout": partial(Cutout, length=3, per_sample=False),  # the default hides images of this size
+    "Cutout by sample": partial(Cutout, length=3),
+    "SamplePairing": SamplePairing,
+    "FMix, reformulated": partial(FMix, reformulate=True),
+    "BCMix, plus": partial(BCMix, plus=True, per_sample=False),
+    "BCMix, plus, by sample": partial(BCMix, plus=True),
 }
 
 
 @pytest.mark.parametrize("spatial", [(9,), (7, 10), (3, 4, 5)], ids=["1D", "2D", "3D"])
 @pytest.mark.parametrize("name", MIXES)
 def test_every_method_keeps_the_laws(name: str, spatial: tuple[int, ...]) -> None:
-    # PatchUp's mask differs by channel, in which a single image shows.
-    check_method(MIXES[name], spatial=spatial, labels_follow_pixels="PatchUp" not in name)
+    check_method(MIXES[name], spatial=spatial)
+
+
+# The mask differs by channel, and of the images here each shows in one of them.
+BY_CHANNEL: dict[str, Callable[[], MSDA]] = {
+    "PatchUp": partial(PatchUp, layers=["input"]),
+    "PatchUp, hard, by sample": partial(PatchUp, layers=["input"], mode="hard", per_sample=True),
+}
+
+
+@pytest.mark.parametrize("spatial", [(9,), (7, 10), (3, 4, 5)], ids=["1D", "2D", "3D"])
+@pytest.mark.parametrize("name", [*APART, *BY_CHANNEL])
+def test_a_method_whose_labels_do_not_follow_the_pixels_keeps_the_other_laws(
+    name: str, spatial: tuple[int, ...]
+) -> None:
+    check_method({**APART, **BY_CHANNEL}[name], spatial=spatial, labels_follow_pixels=False)
 
 
 @pytest.mark.parametrize("dims", [(2,), (3,), (2, 4)])
-@pytest.mark.parametrize("method", [CutMix, FMix, ResizeMix])
+@pytest.mark.parametrize("method", [CutMix, FMix, ResizeMix, SaliencyMix])
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_masks_run_over_any_dimensions(
     per_sample: bool, method: Callable[..., MSDA], dims: tuple[int, ...]
 ) -> None:
     check_method(partial(method, dims=dims, per_sample=per_sample), spatial=(5, 6, 7))
+
+
+def test_every_method_is_held_to_the_laws() -> None:
+    makes = (*MIXES.values(), *APART.values(), *BY_CHANNEL.values())
+    assert {type(make()).__name__ for make in makes} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -191,12 +241,12 @@ def test_the_contract_notices_a_method_that_breaks_a_law(broken: type[MSDA]) -> 
         (name, loss)
         for name in MIXES
         for loss in CASES
-        if "by sample" not in name or CASES[loss].by_sample in ("mean", "joint")
+        if not MIXES[name]().lam_by_sample or CASES[loss].by_sample in ("mean", "joint")
     ],
 )
 def test_the_loss_of_an_unmodified_module_is_the_formula_on_the_pixels(name: str, loss: str) -> None:
     case = CASES[loss]
-    by_sample = "by sample" in name
+    by_sample = MIXES[name]().lam_by_sample
     x = basis(N, 4, 5, dtype=torch.float64)
     y = torch.randint(0, K, (N,))
     module = Classifier(x[0].numel(), 8, case.loss, torch.float64)
@@ -211,3 +261,29 @@ def test_the_loss_of_an_unmodified_module_is_the_formula_on_the_pixels(name: str
         torch.testing.assert_close(seen.loss, wanted.detach(), rtol=1e-8, atol=1e-12)
         torch.testing.assert_close(seen.gradient, gradient, rtol=1e-7, atol=1e-12)
     assert len(module.seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        (name, loss)
+        for name in APART
+        for loss in CASES
+        if not APART[name]().lam_by_sample or CASES[loss].by_sample in ("mean", "joint")
+    ],
+)
+def test_where_labels_do_not_follow_the_pixels_the_loss_is_the_formula_on_lam(name: str, loss: str) -> None:
+    case, method = CASES[loss], APART[name]()
+    x, y = basis(N, 4, 5, dtype=torch.float64), torch.randint(0, K, (N,))
+    module = Classifier(x[0].numel(), 8, case.loss, torch.float64)
+    make_trainer(method).fit(module, loader(x, y, batch_size=N))
+    (seen,), mix = module.seen, method.last_mix
+    assert mix is not None
+    assert mix.per_sample == method.lam_by_sample
+    assert isinstance(method, BCMix) or bool((mix.lam == 1).all())
+    weight = seen.weight.clone().requires_grad_()
+    lam = mix.lam if mix.per_sample else float(mix.lam[0])
+    wanted = mixtures_loss(case, seen.inputs.flatten(1) @ weight.t(), y, y[mix.partner], lam)
+    (gradient,) = torch.autograd.grad(wanted, weight)
+    torch.testing.assert_close(seen.loss, wanted.detach(), rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(seen.gradient, gradient, rtol=1e-7, atol=1e-12)
