@@ -1,0 +1,281 @@
+"""Puzzle Mix: fit the salient parts of two images together (Kim et al., ICML 2020, arXiv:2009.06962)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_msda.mixture import Mixture
+from lightning_msda.ops import along, select, to_device, weight_dtype
+from lightning_msda.ops.labelling import label_grid
+from lightning_msda.ops.transport import transport_blocks
+from lightning_msda.randomness import sample_beta, sample_integers, sample_partners
+from lightning_msda.schedule import check_positive, check_schedule
+
+__all__ = ["puzzle_energy", "puzzlemix"]
+
+
+def puzzlemix(
+    x: Tensor,
+    *,
+    saliency: Tensor,
+    alpha: float = 1.0,
+    labels: int = 3,
+    beta: float = 1.2,
+    gamma: float = 0.5,
+    eta: float = 0.2,
+    block_num: int | None = None,
+    neigh_size: int = 4,
+    transport: bool = True,
+    t_eps: float = 0.8,
+    t_size: int | None = None,
+    partner: Tensor | None = None,
+    generator: Generator | None = None,
+) -> Mixture:
+    """Show of two images what is salient in each, in blocks.
+
+    Each block has one of ``labels`` own shares from 0 to 1. They minimise an energy (`puzzle_energy`): the
+    saliency that is lost, differences between neighbours in their shares and across their edges, and a
+    binomial prior with ``lam ~ Beta(alpha, alpha)``. With ``transport`` blocks that would be hidden move to
+    where their image is seen. The label's lam is the mean of each sample's mask; moving does not change it.
+
+    Masks belong to samples, lam and the number of blocks to the batch. Where blocks move, label maps cannot
+    follow the mask: the mixture then names no ``dims`` for it, and what would have to follow is refused.
+
+    Args:
+        x: Images, shape ``(N, C, H, W)``; floating point, or any dtype with two labels. Edges are compared
+            with each channel stretched to [0, 1] over the batch, so that it may be normalised or not.
+        saliency: How much each pixel matters, at least 0, floating point, shape ``(N, H, W)``.
+        alpha: Concentration of the Beta law, above 0.
+        labels: How many shares a block can have, 2, 3 or 4.
+        beta: Weight of differences between the shares of neighbours, at least 0.
+        gamma: Weight of differences across their edges, as a part of ``beta``, at least 0. Above 1 it can
+            pay for neighbours to differ.
+        eta: Weight of the prior, at least 0.
+        block_num: Number of blocks in each dimension, up to the smaller size; they differ by a pixel where
+            it does not divide the size. None: 2, 4, 8 or 16 with equal chance, or the smaller size.
+        neigh_size: Side of the cells that edges are compared in, in pixels, above 0; never more than a block.
+        transport: Whether blocks move.
+        t_eps: Weight of the squared distance that a block moves, as a part of the image, at least 0.
+        t_size: Side of the blocks that move, in pixels, above 0; never more than a block. None: a block's.
+        partner: Partner of each sample, int64 on the CPU, shape ``(N,)``; None: a random permutation.
+        generator: Source of randomness, on the CPU; None: the global one.
+
+    Returns:
+        The mixed inputs, of the shape, dtype and device of ``x``, with partners, weights by sample, and
+        masks of shape ``(N, 1, H, W)``, bool with two labels.
+
+    Raises:
+        ValueError: If ``x`` or ``saliency`` has another shape or dtype, or an argument is out of range.
+
+    Example:
+        >>> x, saliency = torch.rand(4, 3, 32, 32), torch.rand(4, 32, 32)
+        >>> mix = puzzlemix(x, saliency=saliency, generator=torch.Generator().manual_seed(0))
+        >>> mix.mask.shape, torch.equal(mix.lam, mix.mask.mean((1, 2, 3)))
+        (torch.Size([4, 1, 32, 32]), True)
+    """
+    _check(alpha, labels, beta, gamma, eta, t_eps)
+    _check_sizes(x, block_num, neigh_size=neigh_size, t_size=1 if t_size is None else t_size)
+    _check_inputs(x, saliency, labels)
+    n, _, height, width = x.shape
+    if partner is None:
+        partner = sample_partners(n, generator)
+    lam = sample_beta(alpha, 1, generator)
+    if block_num is None:
+        block_num = min(2 ** (1 + int(sample_integers(4, 1, generator))), height, width)
+    dtype = weight_dtype(x)
+    share = torch.arange(labels, dtype=torch.float64)
+    ways = torch.tensor([math.comb(labels - 1, i) for i in range(labels)])
+    prior = -(ways * lam**share * (1 - lam) ** (labels - 1 - share) + 1e-8).log()
+    partner, prior = to_device(x.device, partner, prior.to(dtype))
+
+    saliency = saliency.detach().to(dtype)
+    energy = puzzle_energy(x.detach(), saliency, partner, prior, block_num, beta, gamma, eta, neigh_size)
+    chosen = label_grid(*energy)
+    rows, cols = (_owners(size, block_num, x.device) for size in (height, width))
+    level = chosen.index_select(1, rows).index_select(2, cols)
+    mask = level > 0 if labels == 2 else level.to(dtype) / (labels - 1)
+    kept = (level.to(dtype) / (labels - 1)).mean((1, 2))
+    mask = along(mask, (2, 3), 4)
+    own, shown = x, x.index_select(0, partner)
+    if transport:
+        per = [max(1, size // block_num // t_size) if t_size else 1 for size in (height, width)]
+        down, right = (block_num * times for times in per)
+        chosen = chosen.repeat_interleave(per[0], 1).repeat_interleave(per[1], 2)
+        worth = _block_shares(saliency, down, right)
+        blocks = transport_blocks(
+            torch.cat([worth, worth.index_select(0, partner)]),
+            torch.cat([chosen > 0, chosen < labels - 1]),
+            t_eps,
+        )
+        own, shown = (
+            _moved(part, to, down, right) for part, to in zip((own, shown), blocks.chunk(2), strict=True)
+        )
+    mixed = select(own, shown, mask)
+    return Mixture.of_pairs(mixed, partner, kept, mask=mask, dims=() if transport else (2, 3))
+
+
+def puzzle_energy(
+    x: Tensor,
+    saliency: Tensor,
+    partner: Tensor,
+    prior: Tensor,
+    block_num: int,
+    beta: float,
+    gamma: float,
+    eta: float,
+    neigh_size: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the costs that the shares of blocks minimise, as `label_grid` takes them.
+
+    With ``b`` blocks in each dimension the share z of a block costs ``z`` times the partner's saliency there
+    plus ``1 - z`` times the own (each with sum 1), and ``eta / b^2`` times the prior. Neighbours cost
+    ``beta / 16 b`` times the squared difference of their shares, and ``gamma`` times that for the mean
+    difference of the pixels that meet at their edge. The latter is a cost of two choices, own or partner,
+    and is split into costs of each block and one of choosing differently, whose weight may be negative.
+
+    Args:
+        x: Images, shape ``(N, C, H, W)``.
+        saliency: At least 0, float32 or float64, shape ``(N, H, W)``.
+        partner: Partner of each sample, int64, shape ``(N,)``.
+        prior: Cost of each label from share 0 to share 1, shape ``(L,)``.
+        block_num: Number of blocks ``b``, no more than H or W.
+        beta: As in `puzzlemix`.
+        gamma: As in `puzzlemix`.
+        eta: As in `puzzlemix`.
+        neigh_size: As in `puzzlemix`.
+
+    Returns:
+        Cost of each label, ``(N, L, b, b)``, and weights between neighbours, ``(N, b - 1, b)`` below each
+        other and ``(N, b, b - 1)`` side by side.
+    """
+    own = _block_shares(saliency, block_num, block_num)
+    if_own, if_shown = own.index_select(0, partner), own.clone()
+    rows, cols = (max(1, size // block_num // neigh_size) for size in x.shape[2:])
+    cells = _cell_means(_stretched(x, saliency.dtype), block_num * rows, block_num * cols)
+    smooth = beta / (16 * block_num)
+    weights = []
+    for dim, meeting, lengthwise in ((1, rows, cols), (2, cols, rows)):
+        facing = cells.transpose(1 + dim, 3)  # the dimension that is crossed goes last
+        before, after = facing[..., meeting - 1 : -1 : meeting], facing[..., meeting::meeting]
+        sides = [(side, side.index_select(0, partner)) for side in (before, after)]
+        (own_own, own_shown), (shown_own, shown_shown) = (
+            [_edge(first, second, lengthwise).transpose(dim, 2) * (smooth * gamma) for second in sides[1]]
+            for first in sides[0]
+        )
+        first, second = (costs.narrow(dim, 0, block_num - 1) for costs in (if_own, if_shown))
+        first += (own_shown + own_own) / 2
+        second += (shown_own + shown_shown) / 2
+        first, second = (costs.narrow(dim, 1, block_num - 1) for costs in (if_own, if_shown))
+        first += (shown_own + own_own) / 2
+        second += (own_shown + shown_shown) / 2
+        weights.append((own_shown + shown_own - own_own - shown_shown) / 2 + smooth)
+    share = torch.arange(len(prior), device=x.device)[:, None, None] / (len(prior) - 1)
+    unary = torch.lerp(if_shown[:, None], if_own[:, None], share.to(own.dtype))
+    return unary + (eta / block_num**2) * prior[:, None, None], weights[0], weights[1]
+
+
+def _edge(first: Tensor, second: Tensor, cells: int) -> Tensor:
+    """Return the mean difference across edges, over channels and over the cells of each block."""
+    difference = (first - second).abs().mean(1)
+    return difference.reshape(len(first), first.size(2) // cells, cells, first.size(3)).mean(2)
+
+
+def _stretched(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return images with the values of each channel brought to [0, 1]."""
+    x = x.to(dtype)
+    low, high = x.amin((0, 2, 3), keepdim=True), x.amax((0, 2, 3), keepdim=True)
+    return (x - low) / torch.where(high > low, high - low, 1)
+
+
+def _owners(size: int, parts: int, device: torch.device) -> Tensor:
+    """Return which of several parts each position belongs to, as equal as can be, shape ``(size,)``."""
+    return torch.arange(size, device=device) * parts // size
+
+
+def _members(size: int, parts: int, like: Tensor) -> Tensor:
+    """Return whether each position belongs to each part, as 0 and 1, shape ``(parts, size)``."""
+    parts_ = torch.arange(parts, device=like.device)
+    return (_owners(size, parts, like.device) == parts_[:, None]).to(like.dtype)
+
+
+def _cell_means(x: Tensor, rows: int, cols: int) -> Tensor:
+    """Return the mean of each cell of a grid, shape ``(..., rows, cols)``."""
+    down, right = _members(x.size(-2), rows, x), _members(x.size(-1), cols, x)
+    return (down / down.sum(1, keepdim=True)) @ x @ (right / right.sum(1, keepdim=True)).T
+
+
+def _block_shares(saliency: Tensor, rows: int, cols: int) -> Tensor:
+    """Return each block's share of its image's saliency, equal where there is none, ``(N, rows, cols)``."""
+    mass = (
+        _members(saliency.size(1), rows, saliency) @ saliency @ _members(saliency.size(2), cols, saliency).T
+    )
+    total = mass.sum((1, 2), keepdim=True)
+    return torch.where(total > 0, mass / total, 1 / (rows * cols))
+
+
+def _moved(x: Tensor, blocks: Tensor, rows: int, cols: int) -> Tensor:
+    """Return images with other blocks in the places of a grid, resized by a pixel where needed (nearest).
+
+    Args:
+        x: Shape ``(N, C, H, W)``.
+        blocks: The block to show in each place, int64, shape ``(N, rows * cols)``.
+        rows: Number of rows of the grid.
+        cols: Number of columns.
+    """
+    n, channels, height, width = x.shape
+    at = blocks.view(n, rows, cols)
+    for dim, (size, parts) in enumerate(((height, rows), (width, cols)), 1):
+        at = at.index_select(dim, _owners(size, parts, x.device))
+    source = torch.zeros_like(at)
+    for dim, (size, parts, part) in enumerate(((height, rows, at // cols), (width, cols, at % cols)), 1):
+        owner = _owners(size, parts, x.device)
+        starts = -(torch.arange(parts + 1, device=x.device) * -size // parts)  # rounded up
+        sides = starts.diff()
+        inside = torch.arange(size, device=x.device) - starts[owner]
+        inside, side = along(inside[None], (dim,), 3), along(sides[owner][None], (dim,), 3)
+        source = source * size + starts[part] + inside * sides[part] // side
+    flat = source.view(n, 1, -1).expand(n, channels, height * width)
+    return x.flatten(2).gather(2, flat).view_as(x)
+
+
+def _check(alpha: float, labels: int, beta: float, gamma: float, eta: float, t_eps: float) -> None:
+    check_positive("alpha", alpha)
+    if labels not in (2, 3, 4):
+        raise ValueError(f"labels={labels!r} is out of range: it must be 2, 3 or 4.")
+    for name, value in (("beta", beta), ("gamma", gamma), ("eta", eta), ("t_eps", t_eps)):
+        check_schedule(name, value, lambda weight: 0 <= weight < math.inf, "a finite number, at least 0")
+
+
+def _check_sizes(x: Tensor, block_num: int | None, **sizes: int) -> None:
+    if x.dim() != 4:
+        raise ValueError(
+            f"Inputs of shape {tuple(x.shape)} are no images: Puzzle Mix takes (N, C, H, W), whose pixels"
+            " have neighbours in two dimensions. Take FMix or CutMix for others."
+        )
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name}={size!r} is out of range: it must be a whole number of pixels above 0.")
+    if block_num is not None and (
+        isinstance(block_num, bool)
+        or not isinstance(block_num, int)
+        or not 1 <= block_num <= min(x.shape[2:])
+    ):
+        raise ValueError(
+            f"block_num={block_num!r} is out of range: images of {x.size(2)} by {x.size(3)} pixels have from"
+            f" 1 to {min(x.shape[2:])} blocks in each dimension."
+        )
+
+
+def _check_inputs(x: Tensor, saliency: Tensor, labels: int) -> None:
+    if labels > 2 and not x.is_floating_point():
+        raise ValueError(
+            f"labels={labels} interpolates between images, which {x.dtype} cannot. Set labels=2."
+        )
+    if saliency.shape != (len(x), *x.shape[2:]) or not saliency.is_floating_point():
+        raise ValueError(
+            f"saliency of shape {tuple(saliency.shape)} and {saliency.dtype} does not fit inputs of shape"
+            f" {tuple(x.shape)}: it must be floating point, (N, H, W)."
+        )
