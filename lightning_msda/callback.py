@@ -6,6 +6,7 @@ import os
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal, TypedDict, get_args
@@ -19,7 +20,7 @@ from torch import Generator, Tensor, nn
 from torch._dynamo import config as dynamo_config
 from typing_extensions import override
 
-from lightning_msda.fields import Key, Path, find_inputs, find_targets, get
+from lightning_msda.fields import Key, find_inputs, find_targets, get
 from lightning_msda.layer import Layer, find_criterion, find_layer
 from lightning_msda.mixture import Mixture
 from lightning_msda.pairing import Pairing, pair_up
@@ -169,6 +170,31 @@ class MSDA(Callback, ABC):
                 ``step.partners(N)``, everything else from ``step.generator()``.
         """
 
+    def look(
+        self,
+        step: Step,
+        x: Tensor,
+        labels: Any,
+        module: nn.Module,
+        context: Callable[[], AbstractContextManager[Any]],
+    ) -> Step:
+        """Return the step with what must be known of the batch and the module before it is mixed.
+
+        Args:
+            step: Where training stands.
+            x: The inputs, shape ``(N, ...)``.
+            labels: The first target, shape ``(N, ...)``, or None.
+            module: The module, to be left as it is.
+            context: Where its forward pass runs: the precision's autocast.
+        """
+        if self.pair == "any":
+            return step
+        if not isinstance(labels, Tensor) or labels.dim() == 0:
+            raise ValueError(
+                f"pair={self.pair!r} goes by the labels, and target_key names none: let it name them."
+            )
+        return replace(step, partner=pair_up(labels, self.pair, step.pairing()))
+
     @property
     def lam_by_sample(self) -> bool:
         """Whether each sample of a mix has a lam of its own, as is known before the batch is mixed."""
@@ -280,8 +306,9 @@ class MSDA(Callback, ABC):
         if method is not None and method.needs_partner and len(x) == 1:
             self._warn_of_one_sample()
             method = None
-        if method is not None and method.pair != "any":
-            step = replace(step, partner=_partners(batch, targets, method.pair, step))
+        if method is not None:
+            labels = get(batch, targets[0]) if targets else None
+            step = method.look(step, x, labels, pl_module, trainer.precision_plugin.train_step_context)
         layer = None
         mix: Callable[[Tensor], Mixture]
         if method is None:
@@ -372,14 +399,6 @@ def find_method(trainer: Trainer) -> MSDA | None:
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback for callback in callbacks if isinstance(callback, MSDA)), None)
-
-
-def _partners(batch: Any, targets: Sequence[Path], pair: Pairing, step: Step) -> Tensor:
-    """Return the samples' partners by the first target that was found."""
-    labels = get(batch, targets[0]) if targets else None
-    if not isinstance(labels, Tensor) or labels.dim() == 0:
-        raise ValueError(f"pair={pair!r} goes by the labels, and target_key names none: let it name them.")
-    return pair_up(labels, pair, step.pairing())
 
 
 def _with_inputs(mixture: Mixture, x: Tensor) -> Mixture:

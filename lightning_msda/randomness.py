@@ -36,6 +36,7 @@ class Step:
         max_epochs: How many epochs there will be; -1: nobody knows.
         rank: This process among all.
         partner: The samples' partners, if they have been decided by the labels; int64, shape ``(N,)``.
+        saliency: How much each pixel matters to the module, shape ``(N, H, W)``, for methods that ask for it.
     """
 
     seed: int
@@ -44,6 +45,7 @@ class Step:
     max_epochs: int = -1
     rank: int = 0
     partner: Tensor | None = None
+    saliency: Tensor | None = None
 
     def generator(self) -> Generator:
         """Return a fresh generator of this process's draws: each time the same numbers."""

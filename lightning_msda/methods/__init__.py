@@ -7,6 +7,7 @@ from lightning_msda.methods.fmix import FMix, fmix, fmix_mask
 from lightning_msda.methods.manifoldmixup import ManifoldMixup
 from lightning_msda.methods.mixup import MixUp, mixup
 from lightning_msda.methods.patchup import PatchUp, patchup
+from lightning_msda.methods.puzzlemix import PuzzleMix, puzzlemix
 from lightning_msda.methods.randommix import RandomMix
 from lightning_msda.methods.resizemix import ResizeMix, resizemix
 from lightning_msda.methods.saliencymix import SaliencyMix, saliencymix
@@ -20,6 +21,7 @@ __all__ = [
     "ManifoldMixup",
     "MixUp",
     "PatchUp",
+    "PuzzleMix",
     "RandomMix",
     "ResizeMix",
     "SaliencyMix",
@@ -31,6 +33,7 @@ __all__ = [
     "fmix_mask",
     "mixup",
     "patchup",
+    "puzzlemix",
     "resizemix",
     "saliencymix",
     "samplepairing",

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from typing_extensions import Unpack, override
 
+from lightning_msda.callback import MSDA, CommonArgs
 from lightning_msda.mixture import Mixture
 from lightning_msda.ops import along, select, to_device, weight_dtype
 from lightning_msda.ops.labelling import label_grid
+from lightning_msda.ops.saliency import spectral_residual
 from lightning_msda.ops.transport import transport_blocks
-from lightning_msda.randomness import sample_beta, sample_integers, sample_partners
-from lightning_msda.schedule import check_positive, check_schedule
+from lightning_msda.randomness import Step, sample_beta, sample_integers, sample_partners
+from lightning_msda.saliency import gradient_saliency
+from lightning_msda.schedule import Schedule, check_positive, check_schedule, value_at
 
-__all__ = ["puzzle_energy", "puzzlemix"]
+__all__ = ["PuzzleMix", "puzzle_energy", "puzzlemix"]
 
 
 def puzzlemix(
@@ -115,6 +124,135 @@ def puzzlemix(
         )
     mixed = select(own, shown, mask)
     return Mixture.of_pairs(mixed, partner, kept, mask=mask, dims=() if transport else (2, 3))
+
+
+class PuzzleMix(MSDA):
+    """Shows of two images what is salient in each, in blocks (Kim et al., arXiv:2009.06962).
+
+    What is salient is the gradient of a loss that the module computes on the clean batch first:
+    cross-entropy on the scores that its ``forward(x)`` returns, in evaluation mode, without a trace in the
+    module. Where there is no module, as in a preview, it is the spectral residual of each image. Masks and
+    lam are always by sample.
+
+    Args:
+        alpha: Concentration of the ``Beta(alpha, alpha)`` law of lam, above 0; or values by the epoch that
+            they begin with.
+        labels: How many shares a block can have, 2, 3 or 4.
+        beta: Weight of differences between the shares of neighbours.
+        gamma: Weight of differences across their edges, as a part of ``beta``.
+        eta: Weight of the prior.
+        block_num: Blocks in each dimension; by default 2, 4, 8 or 16, drawn for each batch.
+        neigh_size: Side of the cells that edges are compared in, in pixels.
+        transport: Whether blocks that would be hidden move to where they are seen. Label maps cannot follow.
+        t_eps: Weight of the squared distance that a block moves.
+        t_size: Side of the blocks that move, in pixels, 4 in the CIFAR recipe; by default a whole block.
+        saliency_stride: How much smaller the batch is made before its gradient is computed, which costs less.
+        saliency_loss: Name of a method of the module that takes ``(x, y)`` and returns the loss whose
+            gradient is computed instead.
+        common: What every method takes, see `CommonArgs`, but for ``at`` and ``dims``.
+
+    Raises:
+        ValueError: If an argument is out of range or has no meaning here.
+
+    Example:
+        >>> callback = PuzzleMix(t_size=4)  # Trainer(callbacks=[callback])
+    """
+
+    reads_values: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        alpha: Schedule = 1.0,
+        labels: int = 3,
+        beta: float = 1.2,
+        gamma: float = 0.5,
+        eta: float = 0.2,
+        block_num: int | None = None,
+        neigh_size: int = 4,
+        transport: bool = True,
+        t_eps: float = 0.8,
+        t_size: int | None = None,
+        saliency_stride: int = 1,
+        saliency_loss: str | None = None,
+        **common: Unpack[CommonArgs],
+    ) -> None:
+        super().__init__(**common)
+        for name in ("at", "dims"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} has no meaning for PuzzleMix, which cuts images by"
+                    " what is salient in them: leave it out, or use CutMix or FMix."
+                )
+        check_positive("alpha", alpha)
+        _check(1.0, labels, beta, gamma, eta, t_eps)
+        if not isinstance(saliency_stride, int) or saliency_stride < 1:
+            raise ValueError(f"saliency_stride={saliency_stride!r} must be a whole number from 1.")
+        self.alpha = alpha
+        self.labels = labels
+        self.beta = beta
+        self.gamma = gamma
+        self.eta = eta
+        self.block_num = block_num
+        self.neigh_size = neigh_size
+        self.transport = transport
+        self.t_eps = t_eps
+        self.t_size = t_size
+        self.saliency_stride = saliency_stride
+        self.saliency_loss = saliency_loss
+
+    @property
+    @override
+    def lam_by_sample(self) -> bool:
+        return True
+
+    @override
+    def look(
+        self,
+        step: Step,
+        x: Tensor,
+        labels: Any,
+        module: nn.Module,
+        context: Callable[[], AbstractContextManager[Any]],
+    ) -> Step:
+        step = super().look(step, x, labels, module, context)
+        if not isinstance(labels, Tensor):
+            raise ValueError(
+                "PuzzleMix computes a loss to see what is salient, and target_key names no labels: let it"
+                " name them, or use another method."
+            )
+        if x.dim() != 4 or not x.is_floating_point():
+            raise ValueError(
+                f"PuzzleMix mixes images (N, C, H, W) of floating point, not {x.dtype} of shape"
+                f" {tuple(x.shape)}: their gradient says what is salient. Use CutMix or FMix."
+            )
+        saliency = gradient_saliency(
+            module,
+            x,
+            labels,
+            loss=self.saliency_loss,
+            stride=self.saliency_stride,
+            context=context,
+        )
+        return replace(step, saliency=saliency)
+
+    @override
+    def mix(self, x: Tensor, step: Step) -> Mixture:
+        return puzzlemix(
+            x,
+            saliency=_of_images(x) if step.saliency is None else step.saliency,
+            alpha=value_at(self.alpha, step.epoch),
+            labels=self.labels,
+            beta=self.beta,
+            gamma=self.gamma,
+            eta=self.eta,
+            block_num=self.block_num,
+            neigh_size=self.neigh_size,
+            transport=self.transport,
+            t_eps=self.t_eps,
+            t_size=self.t_size,
+            partner=step.partners(len(x)),
+            generator=step.generator(),
+        )
 
 
 def puzzle_energy(
@@ -279,3 +417,9 @@ def _check_inputs(x: Tensor, saliency: Tensor, labels: int) -> None:
             f"saliency of shape {tuple(saliency.shape)} and {saliency.dtype} does not fit inputs of shape"
             f" {tuple(x.shape)}: it must be floating point, (N, H, W)."
         )
+
+
+def _of_images(x: Tensor) -> Tensor:
+    """Return a saliency of images for which there is no module to ask, shape ``(N, H, W)``."""
+    residual = spectral_residual(x, (2, 3))
+    return F.interpolate(residual[:, None], x.shape[2:], mode="nearest")[:, 0]

@@ -23,6 +23,7 @@ from lightning_msda import (
     Mixture,
     MixUp,
     PatchUp,
+    PuzzleMix,
     RandomMix,
     ResizeMix,
     SaliencyMix,
@@ -86,6 +87,11 @@ def test_every_method_keeps_the_laws(name: str, spatial: tuple[int, ...]) -> Non
     check_method(MIXES[name], spatial=spatial)
 
 
+# Images of up to four channels, salient where their spectral residual is: there is no module to ask.
+OF_IMAGES: dict[str, Callable[[], MSDA]] = {
+    "PuzzleMix": PuzzleMix,
+    "PuzzleMix without transport": partial(PuzzleMix, transport=False, labels=2),
+}
 # The mask differs by channel, and of the images here each shows in one of them.
 BY_CHANNEL: dict[str, Callable[[], MSDA]] = {
     "PatchUp": partial(PatchUp, layers=["input"]),
@@ -101,6 +107,12 @@ def test_a_method_whose_labels_do_not_follow_the_pixels_keeps_the_other_laws(
     check_method({**APART, **BY_CHANNEL}[name], spatial=spatial, labels_follow_pixels=False)
 
 
+@pytest.mark.parametrize("spatial", [(7, 10), (16, 16)])
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_a_method_of_images_keeps_the_laws(name: str, spatial: tuple[int, ...]) -> None:
+    check_method(OF_IMAGES[name], spatial=spatial, channels=4)
+
+
 @pytest.mark.parametrize("dims", [(2,), (3,), (2, 4)])
 @pytest.mark.parametrize("method", [CutMix, FMix, ResizeMix, SaliencyMix])
 @pytest.mark.parametrize("per_sample", [False, True])
@@ -111,7 +123,7 @@ def test_masks_run_over_any_dimensions(
 
 
 def test_every_method_is_held_to_the_laws() -> None:
-    makes = (*MIXES.values(), *APART.values(), *BY_CHANNEL.values())
+    makes = (*MIXES.values(), *APART.values(), *BY_CHANNEL.values(), *OF_IMAGES.values())
     assert {type(make()).__name__ for make in makes} == set(NAMES)
 
 

@@ -7,12 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
 
+from lightning_msda import MixUp, PuzzleMix, RandomMix, Step
 from lightning_msda.methods.puzzlemix import puzzle_energy, puzzlemix
 from lightning_msda.ops.labelling import label_grid
 from lightning_msda.randomness import sample_beta, sample_partners
+from lightning_msda.saliency import gradient_saliency
+from tests.contract.oracle import classes_by_sample, trains
 from tests.helpers import (
     BAD_ALPHAS,
     assert_layout_does_not_matter,
@@ -23,6 +29,7 @@ from tests.helpers import (
     own_pixels,
     seeded,
 )
+from tests.training import make_trainer
 
 
 def images(n: int = 6, channels: int = 3, height: int = 16, width: int = 16, seed: int = 1) -> dict[str, Any]:
@@ -371,3 +378,104 @@ def test_a_batch_of_one_sample_is_itself() -> None:
 def test_what_is_out_of_range_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         puzzlemix(**(images() | arguments))
+
+
+# --- In training ---
+
+
+class Small(LightningModule):
+    """A small network with statistics, in double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.head = nn.Linear(4 * 16, 5)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = F.adaptive_avg_pool2d(torch.tanh(self.norm(self.conv(x))), 4)
+        scores: Tensor = self.head(features.flatten(1))
+        return scores
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        self.log("loss", loss := F.cross_entropy(self(x), y))
+        return loss
+
+    def own(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.multi_margin_loss(self(x), y)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def data(n: int = 6) -> list[tuple[Tensor, Tensor]]:
+    return [(torch.rand(n, 3, 12, 8, dtype=torch.float64), torch.randint(0, 5, (n,))) for _ in range(3)]
+
+
+class Again(Callback):
+    """Mixes every batch once more, by the saliency of a twin."""
+
+    def __init__(self, method: PuzzleMix, loss: str | None) -> None:
+        self.method = method
+        self.loss = loss
+        self.seen = 0
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        twin = Small()
+        twin.load_state_dict(pl_module.state_dict())
+        x, y = batch
+        step = Step(3, trainer.global_step)
+        wanted = puzzlemix(
+            x,
+            saliency=gradient_saliency(twin, x, y, loss=self.loss, stride=self.method.saliency_stride),
+            t_size=2,
+            partner=step.partners(len(x)),
+            generator=step.generator(),
+        )
+        mix = self.method.last_mix
+        assert mix is not None and torch.equal(mix.inputs, wanted.inputs) and torch.equal(mix.lam, wanted.lam)
+        self.seen += 1
+
+
+@pytest.mark.parametrize(("stride", "loss"), [(1, None), (2, None), (1, "own")])
+def test_a_module_is_trained_on_the_mixture_by_its_own_saliency(stride: int, loss: str | None) -> None:
+    torch.manual_seed(0)
+    method = PuzzleMix(t_size=2, seed=3, saliency_stride=stride, saliency_loss=loss)
+    again = Again(method, loss)
+    batches = data()
+    loaded: Any = DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
+    make_trainer(method, again).fit(Small(), loaded)
+    assert again.seen == 3
+    trains(Small, batches, PuzzleMix(t_size=2, seed=3), terms=classes_by_sample)
+
+
+def test_a_candidate_of_randommix_looks_too() -> None:
+    torch.manual_seed(0)
+    trains(
+        Small, data(), RandomMix([PuzzleMix(), MixUp(per_sample=True)]), terms=classes_by_sample, max_epochs=2
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"at": "conv"}, "at='conv' has no meaning for PuzzleMix"),
+        ({"dims": [2]}, r"dims=\[2\] has no meaning for PuzzleMix"),
+        ({"saliency_stride": 0}, "saliency_stride=0 must be a whole number from 1"),
+        ({"labels": 5}, "labels"),
+        ({"alpha": 0.0}, "alpha"),
+    ],
+)
+def test_wrong_arguments_of_the_callback_are_refused(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        PuzzleMix(**arguments)
+
+
+def test_it_says_what_it_needs() -> None:
+    loaded: Any = DataLoader(data(), batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="PuzzleMix computes a loss to see what is salient.*target_key"):
+        make_trainer(PuzzleMix(target_key=False)).fit(Small(), loaded)
+    waves = [(torch.rand(6, 3, 12), torch.randint(0, 5, (6,)))]
+    with pytest.raises(ValueError, match=r"PuzzleMix mixes images \(N, C, H, W\)"):
+        make_trainer(PuzzleMix()).fit(Small(), DataLoader(waves, batch_size=None, collate_fn=lambda b: b))  # type: ignore[arg-type]
