@@ -9,11 +9,13 @@ arrive as CPU tensors; what is done to a batch happens on its device, without a 
 from lightning_msda.ops.layout import along, mixed_dims, to_device, weight_dtype
 from lightning_msda.ops.masks import box_mask, box_share, center_boxes, fitted_boxes, top_mask
 from lightning_msda.ops.mixing import (
+    boxed,
     interpolate,
     paste_box,
     paste_resized,
     resized_source,
     select,
+    take,
     take_source,
 )
 from lightning_msda.ops.spectrum import low_frequency_images
@@ -22,6 +24,7 @@ __all__ = [
     "along",
     "box_mask",
     "box_share",
+    "boxed",
     "center_boxes",
     "fitted_boxes",
     "interpolate",
@@ -31,6 +34,7 @@ __all__ = [
     "paste_resized",
     "resized_source",
     "select",
+    "take",
     "take_source",
     "to_device",
     "top_mask",

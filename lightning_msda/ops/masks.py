@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Generator, Tensor
 
-from lightning_msda.ops.layout import to_device
+from lightning_msda.ops.layout import along, to_device
 from lightning_msda.randomness import sample_integers
 
 __all__ = ["box_mask", "box_share", "center_boxes", "fitted_boxes", "top_mask"]
@@ -26,8 +28,9 @@ def center_boxes(sides: Tensor, spatial: Sequence[int], generator: Generator | N
         First and last-plus-one position along each dimension, int64, shape ``(R, d, 2)``.
     """
     centers = torch.stack([sample_integers(size, len(sides), generator) for size in spatial], 1)
-    ends = torch.stack([centers - sides // 2, centers + sides // 2], 2)
-    return ends.clamp(min=0).minimum(torch.tensor(spatial)[:, None])
+    half = sides // 2
+    ends = torch.stack([centers - half, centers + half], 2)
+    return ends.clamp_(min=0).minimum(torch.tensor(spatial)[:, None])
 
 
 def fitted_boxes(n: int, sides: Tensor, spatial: Sequence[int], generator: Generator | None = None) -> Tensor:
@@ -55,7 +58,7 @@ def box_share(boxes: Tensor, spatial: Sequence[int]) -> Tensor:
         spatial: The ``d`` sizes.
     """
     inside = (boxes[..., 1] - boxes[..., 0]).prod(1)
-    return 1 - inside.double() / torch.tensor(spatial).prod()
+    return 1 - inside.double() / math.prod(spatial)
 
 
 def box_mask(boxes: Tensor, spatial: Sequence[int]) -> Tensor:
@@ -68,12 +71,12 @@ def box_mask(boxes: Tensor, spatial: Sequence[int]) -> Tensor:
     Returns:
         Masks, bool, shape ``(R, *spatial)``, on the boxes' device.
     """
-    inside = torch.ones((len(boxes), *[1] * len(spatial)), dtype=torch.bool, device=boxes.device)
+    outside = []
     for i, size in enumerate(spatial):
         place = torch.arange(size, device=boxes.device)
-        within = (place >= boxes[:, i, :1]) & (place < boxes[:, i, 1:])
-        inside = inside & within.view(len(boxes), *[size if j == i else 1 for j in range(len(spatial))])
-    return ~inside
+        beside = (place < boxes[:, i, :1]) | (place >= boxes[:, i, 1:])
+        outside.append(along(beside, (i + 1,), 1 + len(spatial)))
+    return reduce(torch.logical_or, outside)
 
 
 def top_mask(images: Tensor, counts: Tensor, soft: Tensor | None = None) -> Tensor:
