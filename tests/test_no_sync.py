@@ -141,7 +141,8 @@ def reads_a_truth(x: Tensor, lam: Tensor) -> Tensor:
 
 
 def reads_a_list(x: Tensor, lam: Tensor) -> Tensor:
-    return x * sum(x.flatten()[:2].tolist())
+    number: float = x.flatten()[:2].tolist()[0]
+    return x * number
 
 
 def counts_a_mask(x: Tensor, lam: Tensor) -> Tensor:
