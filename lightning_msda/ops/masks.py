@@ -95,9 +95,12 @@ def top_mask(images: Tensor, counts: Tensor, soft: Tensor | None = None) -> Tens
     n = flat.size(1)
     if soft is None:
         masks = torch.zeros_like(flat, dtype=torch.bool)
-        for row, image, count in zip(masks, flat, counts.tolist(), strict=True):
-            row.index_fill_(0, image.topk(count, sorted=False).indices, True)
-        return masks.view_as(images)
+        few = counts <= n - counts  # the smaller part is looked for, and turned around if it is the lower one
+        for row, image, count, largest in zip(masks, flat, counts.tolist(), few.tolist(), strict=True):
+            part = image.topk(min(count, n - count), largest=largest, sorted=False).indices
+            row.index_fill_(0, part, True)
+        (few,) = to_device(images.device, few)
+        return (masks == few[:, None]).view_as(images)
     counts, soft = to_device(images.device, counts, soft)
     width = torch.where(soft > 0, 2 * soft - 1, 1)
     start = counts - torch.where(soft > 0, soft, 1)
