@@ -188,6 +188,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
+    rows = [row for row in rows if row.target > 0]  # of 0 nothing is a share
     figure = Figure(figsize=(9.5, 0.3 * len(rows) + 1.1), layout="constrained")
     axes = figure.subplots()
     for at, row in enumerate(rows):

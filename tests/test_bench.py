@@ -12,6 +12,7 @@ from PIL import Image
 from docs.bench import Row, bootstrap, interleaved, main, page, plot, ratio_row, section, table
 
 MET = Row("MixUp", "a peer", 1.0, 0.8, (0.7, 0.9), notes="ours 8 ms")
+NONE = Row("packages", "none", 0.0, 0.0, (0.0, 0.0), "packages")
 MISSED = Row("import", "another", 0.1, 0.25, (0.2, 0.3), "s")
 
 
@@ -76,7 +77,7 @@ def test_a_section_is_written_anew_and_the_other_one_kept() -> None:
 
 def test_the_plot_is_a_picture_with_a_line_for_each_row(tmp_path: Path) -> None:
     sizes = []
-    for rows in ([MET], [MET, MISSED] * 5):
+    for rows in ([MET], [MET, MISSED, NONE] * 5):
         plot(rows, tmp_path / "plot.png")
         with Image.open(tmp_path / "plot.png") as picture:
             sizes.append(picture.size)
