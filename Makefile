@@ -16,7 +16,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo test lint slow docs contract clean
+.PHONY: help demo test lint slow docs contract bench bench-gpu clean
 
 help:
 	@echo "make demo   train a small CNN on digits under seven policies: a table, a plot, pictures (3 minutes)"
@@ -25,6 +25,7 @@ help:
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   the documentation, in docs/_build"
 	@echo "make contract  docs/contract.md anew, from the marks of the tests"
+	@echo "make bench  docs/performance.md anew: what mixing costs beside its peers (10 minutes); bench-gpu on a GPU"
 	@echo "make clean  remove what these made"
 
 $(VENV)/demo: pyproject.toml
@@ -34,6 +35,10 @@ $(VENV)/demo: pyproject.toml
 $(VENV)/dev: pyproject.toml
 	@echo "Setting up $(VENV) for development ..."
 	$(call install,dev)
+
+$(VENV)/bench: pyproject.toml
+	@echo "Setting up $(VENV) for the measurements ..."
+	$(call install,bench)
 
 demo: $(VENV)/demo
 	@WANDB_MODE=offline $(BIN)/lightning-msda compare --config digits/cnn --config log/wandb \
@@ -56,6 +61,12 @@ docs: $(VENV)/dev
 
 contract: $(VENV)/dev
 	$(BIN)/python -m pytest -q --collect-only --write-contract tests/contract >/dev/null
+
+bench: $(VENV)/bench
+	@$(BIN)/python -W ignore docs/bench.py
+
+bench-gpu: $(VENV)/bench
+	@$(BIN)/python -W ignore docs/bench.py --gpu
 
 clean:
 	rm -rf $(VENV) demo docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

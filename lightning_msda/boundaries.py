@@ -9,7 +9,7 @@ to ask where torch does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -51,25 +51,19 @@ _UNASKED = (
 @contextmanager
 def watched() -> Iterator[None]:
     """Watch these calls; afterwards they are torch's own again."""
-    with ExitStack() as stack:
-        for owner, name, wrap in _CALLS:
-            stack.enter_context(_replaced(owner, name, wrap))
-        yield
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
-    """Put a wrapper in the place of an attribute."""
-    inherited = name not in vars(owner)
-    original = getattr(owner, name) if inherited else vars(owner)[name]
-    setattr(owner, name, wrap(original))
+    originals: list[Any] = []
     try:
+        for owner, name, wrap in _CALLS:
+            own = vars(owner).get(name)
+            originals.append(own)
+            setattr(owner, name, wrap(getattr(owner, name) if own is None else own))
         yield
     finally:
-        if inherited:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, original)
+        for (owner, name, _), own in reversed(list(zip(_CALLS, originals, strict=False))):
+            if own is None:  # inherited
+                delattr(owner, name)
+            else:
+                setattr(owner, name, own)
 
 
 # What is cached wraps once and for all: a compiled function must meet the same wrapper in every step.

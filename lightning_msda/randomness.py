@@ -105,12 +105,12 @@ def sample_beta(
     Returns:
         Draws in [0, 1], float64, shape ``(n,)``.
     """
-    concentration = torch.tensor([alpha, alpha if beta is None else beta], dtype=torch.float64).expand(n, 2)
+    shapes = torch.tensor([alpha, alpha if beta is None else beta], dtype=torch.float64).expand(n, 2)
     # The ratio of two Gamma variables, by their logarithms: small concentrations underflow. A variable of
     # shape a is one of shape a + 1 times U^(1/a). torch.distributions takes no generator, this does.
-    log_gamma = torch._standard_gamma(concentration + 1, generator=generator).log()
-    log_gamma += (1 - torch.rand(n, 2, dtype=torch.float64, generator=generator)).log() / concentration
-    return torch.sigmoid(log_gamma[:, 0] - log_gamma[:, 1])
+    log_gamma = torch._standard_gamma(shapes + 1, generator=generator).log_()
+    log_gamma += torch.rand(n, 2, dtype=torch.float64, generator=generator).neg_().log1p_().div_(shapes)
+    return torch.sub(*log_gamma.unbind(1)).sigmoid_()
 
 
 def sample_uniform(low: float, high: float, n: int, generator: Generator | None = None) -> Tensor:

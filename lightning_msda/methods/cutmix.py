@@ -14,10 +14,12 @@ from lightning_msda.ops import (
     along,
     box_mask,
     box_share,
+    boxed,
     center_boxes,
     mixed_dims,
     paste_box,
     select,
+    take,
     to_device,
     weight_dtype,
 )
@@ -72,10 +74,12 @@ def cutmix(
     boxes = center_boxes((ratio[:, None] * torch.tensor(spatial)).long(), spatial, generator)
     kept = box_share(boxes, spatial).to(weight_dtype(x))
     partner, kept, boxes_there = to_device(x.device, partner, kept, boxes)
-    mask = along(box_mask(boxes_there, spatial), dims, x.dim())
     if per_sample:
-        mixed = select(x, x.index_select(0, partner), mask)
+        mask = along(box_mask(boxes_there, spatial), dims, x.dim())
+        mixed = select(x, take(x, partner), mask, in_place=True)
     else:
+        mask = along(x.new_ones(1, *spatial, dtype=torch.bool), dims, x.dim())
+        boxed(mask, boxes[0], dims).fill_(False)
         mixed = paste_box(x, partner, boxes[0], dims)
     return Mixture.of_pairs(mixed, partner, kept, mask=mask, dims=dims)
 

@@ -16,6 +16,7 @@ from lightning_msda.ops import (
     low_frequency_images,
     mixed_dims,
     select,
+    take,
     to_device,
     top_mask,
     weight_dtype,
@@ -151,7 +152,7 @@ def fmix(
     (partner,) = to_device(x.device, partner)
     kept = mask.to(weight_dtype(x)).flatten(1).mean(1)
     mask = along(mask, dims, x.dim())
-    mixed = select(x, x.index_select(0, partner), mask)
+    mixed = select(x, take(x, partner), mask, in_place=True)
     return Mixture.of_pairs(
         mixed, partner, torch.ones_like(kept) if reformulate else kept, mask=mask, dims=dims
     )

@@ -16,11 +16,13 @@ from lightning_msda.ops.masks import (
     top_mask,
 )
 from lightning_msda.ops.mixing import (
+    boxed,
     interpolate,
     paste_box,
     paste_resized,
     resized_source,
     select,
+    take,
     take_source,
 )
 from lightning_msda.ops.saliency import salient_peaks, spectral_residual
@@ -30,6 +32,7 @@ __all__ = [
     "along",
     "box_mask",
     "box_share",
+    "boxed",
     "boxes_around",
     "center_boxes",
     "fitted_boxes",
@@ -42,6 +45,7 @@ __all__ = [
     "salient_peaks",
     "select",
     "spectral_residual",
+    "take",
     "take_source",
     "to_device",
     "top_mask",

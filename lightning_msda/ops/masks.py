@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Generator, Tensor
 
-from lightning_msda.ops.layout import to_device
+from lightning_msda.ops.layout import along, to_device
 from lightning_msda.randomness import sample_integers
 
 __all__ = ["box_mask", "box_share", "boxes_around", "center_boxes", "fitted_boxes", "top_mask"]
@@ -69,7 +71,7 @@ def box_share(boxes: Tensor, spatial: Sequence[int]) -> Tensor:
         spatial: The ``d`` sizes.
     """
     inside = (boxes[..., 1] - boxes[..., 0]).prod(1)
-    return 1 - inside.double() / torch.tensor(spatial).prod()
+    return 1 - inside.double() / math.prod(spatial)
 
 
 def box_mask(boxes: Tensor, spatial: Sequence[int]) -> Tensor:
@@ -82,12 +84,12 @@ def box_mask(boxes: Tensor, spatial: Sequence[int]) -> Tensor:
     Returns:
         Masks, bool, shape ``(R, *spatial)``, on the boxes' device.
     """
-    inside = torch.ones((len(boxes), *[1] * len(spatial)), dtype=torch.bool, device=boxes.device)
+    outside = []
     for i, size in enumerate(spatial):
         place = torch.arange(size, device=boxes.device)
-        within = (place >= boxes[:, i, :1]) & (place < boxes[:, i, 1:])
-        inside = inside & within.view(len(boxes), *[size if j == i else 1 for j in range(len(spatial))])
-    return ~inside
+        beside = (place < boxes[:, i, :1]) | (place >= boxes[:, i, 1:])
+        outside.append(along(beside, (i + 1,), 1 + len(spatial)))
+    return reduce(torch.logical_or, outside)
 
 
 def top_mask(images: Tensor, counts: Tensor, soft: Tensor | None = None) -> Tensor:
@@ -106,9 +108,12 @@ def top_mask(images: Tensor, counts: Tensor, soft: Tensor | None = None) -> Tens
     n = flat.size(1)
     if soft is None:
         masks = torch.zeros_like(flat, dtype=torch.bool)
-        for row, image, count in zip(masks, flat, counts.tolist(), strict=True):
-            row.index_fill_(0, image.topk(count, sorted=False).indices, True)
-        return masks.view_as(images)
+        few = counts <= n - counts  # the smaller part is looked for, and turned around if it is the lower one
+        for row, image, count, largest in zip(masks, flat, counts.tolist(), few.tolist(), strict=True):
+            part = image.topk(min(count, n - count), largest=largest, sorted=False).indices
+            row.index_fill_(0, part, True)
+        (few,) = to_device(images.device, few)
+        return (masks == few[:, None]).view_as(images)
     counts, soft = to_device(images.device, counts, soft)
     width = torch.where(soft > 0, 2 * soft - 1, 1)
     start = counts - torch.where(soft > 0, soft, 1)

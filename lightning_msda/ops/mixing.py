@@ -9,7 +9,18 @@ from torch import Tensor
 
 from lightning_msda.ops.layout import along
 
-__all__ = ["interpolate", "paste_box", "paste_resized", "resized_source", "select", "take_source"]
+__all__ = [
+    "boxed",
+    "interpolate",
+    "paste_box",
+    "paste_resized",
+    "resized_source",
+    "select",
+    "take",
+    "take_source",
+]
+
+_LARGE = 2**15  # elements; index_select starts its threads anew for every sample of this size
 
 
 def interpolate(x: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
@@ -20,18 +31,47 @@ def interpolate(x: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
         partner: Partner of each sample, int64, shape ``(N,)``.
         lam: Weight of the own sample, shape ``(R,)``.
     """
-    return torch.lerp(x, x.index_select(0, partner), 1 - along(lam, (), x.dim()).to(x.dtype))
+    return take(x, partner).lerp_(x, along(lam, (), x.dim()).to(x.dtype))
 
 
-def select(x: Tensor, shown: Tensor, mask: Tensor) -> Tensor:
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Return a copy of samples, laid out in memory like ``x``.
+
+    Args:
+        x: Shape ``(N, ...)``.
+        index: Which samples, int64, shape ``(n,)``.
+    """
+    small = x.is_contiguous() and x.numel() < _LARGE * len(x)
+    return x.index_select(0, index) if small else x[index]
+
+
+def select(x: Tensor, shown: Tensor, mask: Tensor, *, in_place: bool = False) -> Tensor:
     """Return ``mask * x + (1 - mask) * shown``.
 
     Args:
         x: Shape ``(N, ...)``; any dtype where the mask is bool.
         shown: What is shown where the mask is 0, of the same shape.
         mask: Own share of each element, bool or float, broadcast against ``x``.
+        in_place: Whether ``shown`` may be overwritten, which saves memory where no gradient is asked for.
     """
-    return torch.where(mask, x, shown) if mask.dtype == torch.bool else torch.lerp(shown, x, mask.to(x.dtype))
+    asked = torch.is_grad_enabled() and (x.requires_grad or shown.requires_grad)
+    out = shown if in_place and not asked else None
+    if mask.dtype == torch.bool:
+        return torch.where(mask, x, shown, out=out)
+    return torch.lerp(shown, x, mask.to(x.dtype), out=out)
+
+
+def boxed(x: Tensor, box: Tensor, dims: Sequence[int]) -> Tensor:
+    """Return the part of a tensor inside of a box, a view.
+
+    Args:
+        x: Shape ``(N, ...)``.
+        box: First and last-plus-one position along each mixed dimension, int64 on the CPU, ``(d, 2)``.
+        dims: The mixed dimensions.
+    """
+    for dim, (start, stop) in zip(dims, box.tolist(), strict=True):
+        x = x.narrow(dim, start, stop - start)
+    return x
 
 
 def paste_box(x: Tensor, partner: Tensor, box: Tensor, dims: Sequence[int]) -> Tensor:
@@ -43,11 +83,8 @@ def paste_box(x: Tensor, partner: Tensor, box: Tensor, dims: Sequence[int]) -> T
         box: First and last-plus-one position along each mixed dimension, int64 on the CPU, ``(d, 2)``.
         dims: The ``d`` mixed dimensions.
     """
-    place = [slice(None)] * x.dim()
-    for dim, (start, stop) in zip(dims, box.tolist(), strict=True):
-        place[dim] = slice(start, stop)
     mixed = x.clone()
-    mixed[tuple(place)] = x[tuple(place)].index_select(0, partner)
+    boxed(mixed, box, dims).copy_(take(boxed(x, box, dims), partner))
     return mixed
 
 
@@ -63,19 +100,15 @@ def paste_resized(
         sides: The ``d`` lengths of the boxes.
         dims: The ``d`` mixed dimensions.
     """
-    small = x
-    place = torch.zeros((len(x), *[1] * len(dims)), dtype=torch.int64, device=x.device)
+    shown, place = [], []
     for i, (dim, side) in enumerate(zip(dims, sides, strict=True)):
         steps = torch.arange(side, device=x.device)
-        small = small.index_select(dim, steps * x.size(dim) // max(side, 1))
-        place = place * x.size(dim) + along(starts[:, i, None] + steps, (i + 1,), place.dim())
-    dims, last = tuple(dims), tuple(range(-len(dims), 0))
-    flat = x.movedim(dims, last).flatten(-len(dims))
-    patch = small.index_select(0, partner).movedim(dims, last).flatten(-len(dims))
-    where = along(place.flatten(1), (patch.dim() - 1,), patch.dim()).expand_as(patch)
-    sizes = [x.size(dim) for dim in dims]
-    mixed = flat.scatter(-1, where, patch).view(*flat.shape[:-1], *sizes)
-    return mixed.movedim(last, dims).contiguous(memory_format=_format(x))
+        shown.append((steps * x.size(dim) // max(side, 1))[None])
+        place.append(starts[:, i, None] + steps)
+    mixed = x.clone()
+    patch = _in_front(x, dims)[_places(partner, shown)]
+    _in_front(mixed, dims)[_places(torch.arange(len(x), device=x.device), place)] = patch
+    return mixed
 
 
 def resized_source(starts: Tensor, sides: Tensor, spatial: Sequence[int]) -> tuple[Tensor, ...]:
@@ -97,25 +130,27 @@ def resized_source(starts: Tensor, sides: Tensor, spatial: Sequence[int]) -> tup
     )
 
 
-def take_source(x: Tensor, source: Sequence[Tensor], dims: Sequence[int]) -> Tensor:
+def take_source(
+    x: Tensor, source: Sequence[Tensor], dims: Sequence[int], samples: Tensor | None = None
+) -> Tensor:
     """Return what each position shows of ``x``.
 
     Args:
         x: Shape ``(N, ...)``.
         source: For each mixed dimension positions, int64, shape ``(N, size)``.
         dims: The mixed dimensions.
+        samples: Which sample is shown at each place of the batch, int64, shape ``(N,)``; None: its own.
     """
-    for dim, positions in zip(dims, source, strict=True):
-        x = x.gather(dim, along(positions, (dim,), x.dim()).expand_as(x))
-    return x
+    samples = torch.arange(len(x), device=x.device) if samples is None else samples
+    return _in_front(x, dims)[_places(samples, source)].movedim(tuple(range(1, len(dims) + 1)), tuple(dims))
 
 
-def _format(x: Tensor) -> torch.memory_format:
-    """Return the memory format of a tensor."""
-    if x.is_contiguous():
-        return torch.contiguous_format
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    if x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d):
-        return torch.channels_last_3d
-    return torch.contiguous_format
+def _in_front(x: Tensor, dims: Sequence[int]) -> Tensor:
+    """Return a view with the mixed dimensions right after the batch."""
+    return x.movedim(tuple(dims), tuple(range(1, len(dims) + 1)))
+
+
+def _places(samples: Tensor, positions: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the indices of samples ``(N,)`` at positions ``(R, size)``, which broadcast to all of them."""
+    ndim = 1 + len(positions)
+    return (along(samples, (), ndim), *(along(at, (i,), ndim) for i, at in enumerate(positions, 1)))

@@ -94,6 +94,43 @@ def test_frequencies_are_independent_but_for_the_mirror_image(spatial: tuple[int
     assert float((pseudo_covariance - mirror[1:, 1:]).abs().max()) < bound
 
 
+def low(spatial: tuple[int, ...]) -> Tensor:
+    """Return where the 32 lowest frequencies along each dimension are."""
+    return torch.tensor(
+        [
+            all(min(k, s - k) <= 32 for k, s in zip(place, spatial, strict=True))
+            for place in positions(spatial)
+        ]
+    ).view(spatial)
+
+
+@pytest.mark.parametrize("spatial", [(70, 66), (75, 20), (6, 81), (66, 1)])
+def test_on_larger_grids_low_frequencies_have_the_power_of_equation_4(spatial: tuple[int, ...]) -> None:
+    n, there = 2000, low(spatial) & frequencies(spatial).isfinite()
+    seen, scale = power(ours(n, spatial, 3.0)), frequencies(spatial) ** -6
+    ratio = (seen / scale)[there]
+    # Up to 4,600 bins, of which a few are their own mirror image: 7 standard errors of those.
+    assert torch.allclose(ratio, ratio.mean(), rtol=7 * (2 / n) ** 0.5, atol=0)
+    assert float(scale[~low(spatial)].sum()) < 1e-6 * float(scale.sum())
+    assert float(seen[~low(spatial)].sum()) < 1e-10 * float(seen.sum())
+
+
+@pytest.mark.parametrize(("spatial", "delta"), [((80, 70), 1.5), ((90,), 3.0), ((66, 6, 5), 1.0)])
+def test_where_high_frequencies_have_power_none_is_left_out(spatial: tuple[int, ...], delta: float) -> None:
+    n, there = 400, frequencies(spatial).isfinite()
+    ratio = (power(ours(n, spatial, delta)) * frequencies(spatial) ** (2 * delta))[there]
+    assert torch.allclose(ratio, ratio.mean(), rtol=7 * (2 / n) ** 0.5, atol=0)
+
+
+def test_what_is_left_out_would_change_few_elements_of_a_mask() -> None:
+    n, spatial = 20, (224, 224)
+    images = ours(n, spatial, 3.0).double()
+    z = torch.fft.fft2(torch.randn(n, *spatial, dtype=torch.float64, generator=seeded(5)))
+    rest = torch.fft.ifft2(z * frequencies(spatial) ** -3 * ~low(spatial)).real
+    changed = (top_half(images) != top_half(images + rest)).double().mean()
+    assert 0 < float(changed) < 5e-4
+
+
 def test_elements_are_normally_distributed() -> None:
     images = ours(20_000, (6, 5), 1.5)[:, 2, 3].double()
     assert float(stats.kstest((images / images.std()).numpy(), "norm").pvalue) > 1e-5
