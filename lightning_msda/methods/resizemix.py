@@ -76,7 +76,7 @@ def resizemix(
     mask = along(box_mask(boxes, spatial), dims, x.dim())
     source = resized_source(boxes[..., 0], sides_there, spatial)
     if per_sample:
-        mixed = select(x, take_source(x, source, dims, partner), mask, in_place=True)
+        mixed = select(x, take_source(x, source, dims, partner), mask)
     else:
         mixed = paste_resized(x, partner, boxes[..., 0], sides[0].tolist(), dims)
     return Mixture.of_pairs(mixed, partner, kept, mask=mask, dims=dims, source=source)
