@@ -45,7 +45,7 @@ def puzzlemix(
 ) -> Mixture:
     """Show of two images what is salient in each, in blocks.
 
-    Each block has one of ``labels`` own shares from 0 to 1. They minimise an energy (`puzzle_energy`): the
+    Each block has one of ``labels`` own shares from 0 to 1. They minimise an energy (``puzzle_energy``): the
     saliency that is lost, differences between neighbours in their shares and across their edges, and a
     binomial prior with ``lam ~ Beta(alpha, alpha)``. With ``transport`` blocks that would be hidden move to
     where their image is seen. The label's lam is the mean of each sample's mask; moving does not change it.
