@@ -14,6 +14,8 @@ from lightning_msda import (
     Cutout,
     FMix,
     MixUp,
+    PatchUp,
+    PuzzleMix,
     ResizeMix,
     SaliencyMix,
     SamplePairing,
@@ -39,8 +41,9 @@ def draw_methods() -> None:
     """Draw two photographs and what each method makes of them."""
     x, y = photos(), torch.tensor([0, 1])
     display = Display(mean=(0.0,) * 3, std=(1.0,) * 3, classes=("flower", "temple"))
-    methods = [MixUp(), CutMix(), ResizeMix(), FMix(), SaliencyMix(), BCMix(), SamplePairing()]
-    methods.append(Cutout(length=SIDE // 2))
+    puzzle = PuzzleMix(block_num=8, transport=False)  # by spectral residuals: there is no module to ask
+    methods = [MixUp(), CutMix(), ResizeMix(), FMix(), SaliencyMix(), puzzle, BCMix(), SamplePairing()]
+    methods += [PatchUp(["input"], block_size=31), Cutout(length=SIDE // 2)]
     rows = []
     for row, ordinal in enumerate((18, 3)):
         step = Step(seed=3, ordinal=ordinal)
