@@ -412,9 +412,13 @@ def fit_seconds(
             self.net = net
             self.begin = 0.0
 
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = self.net(x)
+            return scores
+
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             x, y = batch
-            return F.cross_entropy(self.net(x).float(), y)
+            return F.cross_entropy(self(x).float(), y)
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), lr=1e-3)
@@ -474,6 +478,24 @@ def fit_rows(bench: Bench) -> Iterator[Row]:
     yield Row(what, "fit without us", 0.4, statistics.median(extra), bootstrap(extra), "ms", notes)
 
 
+def puzzle_rows(bench: Bench) -> Iterator[Row]:
+    """Yield the rows of a whole step of Puzzle Mix by a plain step."""
+    from torchvision.models import resnet18
+
+    from lightning_msda import PuzzleMix
+
+    x = bench.batch(64, 3, 32, 32)
+    batches = [[x, torch.randint(10, (64,), device=bench.device)] for _ in range(9)]
+    net = resnet18(num_classes=10)
+    for stride, target in ((1, 2.0), (2, 1.5)):
+        method = partial(PuzzleMix, t_size=4, saliency_stride=stride, seed=0)
+        mixing, plain = _fits(bench, net, batches, method, 1, bench.trials(15))
+        ratios = [ours / without for ours, without in zip(mixing, plain, strict=True)]
+        what = f"Puzzle Mix, ResNet-18 on 64×3×32×32, saliency_stride={stride}"
+        notes = f"a batch without us {_in_ms(plain)}"
+        yield Row(what, "plain step", target, statistics.median(ratios), bootstrap(ratios), notes=notes)
+
+
 def _fits(
     bench: Bench, net: nn.Module, batches: list[Any], method: Work, skip: int, trials: int
 ) -> tuple[list[float], list[float]]:
@@ -515,8 +537,7 @@ def measured(bench: Bench) -> Iterator[Row]:
     for shape in shapes:
         yield from mixing_rows(bench, shape)
     yield from mask_rows(bench)
-    # PuzzleMix, whole step by plain step on 64x3x32² (at most 2.0x, and 1.5x with saliency_stride=2), belongs
-    # here when there is a PuzzleMix.
+    yield from puzzle_rows(bench)
     yield from fit_rows(bench)
     yield from import_rows(bench)
 
