@@ -72,5 +72,6 @@ def test_two_processes_draw_differently_choose_alike_and_train_on_the_joint_batc
             each = [F.cross_entropy(scores, torch.full((N,), y), reduction="none") for y in range(N)]
             losses.append((shares * torch.stack(each, 1)).sum(1))
         (gradient,) = torch.autograd.grad(torch.cat(losses).mean(), weight)
-        for step in steps:
+        for step, own in zip(steps, losses, strict=True):
+            torch.testing.assert_close(step[2], own.mean().detach(), rtol=1e-5, atol=0)
             torch.testing.assert_close(step[4], gradient, rtol=1e-5, atol=1e-7)
