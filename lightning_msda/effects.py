@@ -31,9 +31,7 @@ _RANDOM = frozenset(
 _RUNNING = {name: {1: "running_mean", 2: "running_var"} for name in ("batch_norm", "instance_norm")}
 
 
-def calls_alike(
-    func: Callable[..., Any], name: str, kwargs: dict[str, Any], device: torch.device
-) -> Callable[..., Any]:
+def calls_alike(func: Callable[..., Any], name: str, device: torch.device) -> Callable[..., Any]:
     """Return a function to call instead, any number of times: as if each call were the first.
 
     The first call is as it would have been. Those that follow draw the same random numbers, leave the
@@ -42,7 +40,6 @@ def calls_alike(
     Args:
         func: The function.
         name: Its name.
-        kwargs: Its keyword arguments.
         device: Where it draws.
     """
     base = name.strip("_")
@@ -53,16 +50,15 @@ def calls_alike(
         return func
     if base in PURE and not random:
         return func
-    states = _states(device, kwargs.get("generator"))
-    first = True
+    states: list[tuple[Generator, Tensor]] = []
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal first
-        if not first:
+        if not states:  # the first call
+            states.extend(_states(device, kwargs.get("generator")))
+        else:
             _go_back(states)
             args = tuple(_copy(arg) if i in updated else arg for i, arg in enumerate(args))
             kwargs = {key: _copy(arg) if key in updated.values() else arg for key, arg in kwargs.items()}
-        first = False
         return func(*args, **kwargs)
 
     return call

@@ -31,7 +31,7 @@ from typing_extensions import override
 from lightning_msda import ledger
 from lightning_msda.blending import Picked, Scattered, Weights, blend, reduced
 from lightning_msda.effects import calls_alike, runs_alike
-from lightning_msda.rows import INDEXING, JOINING, PLAIN, follow_rows
+from lightning_msda.rows import INDEXING, JOINING, PLAIN, alike, follow_rows
 
 __all__ = [
     "BY_CRITERION",
@@ -340,12 +340,14 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
         _refuse_inside_of_transforms(name)
     if name in _ADDING and len(mixed) == 2 and not _equal(mixed[0].weights, mixed[1].weights):
         args = _met_in_sum(args, into=_written(name, args, kwargs))
-    return _compute_in_worlds(func, name, args, kwargs)
+        mixed = _find((args, kwargs))
+    return _compute_in_worlds(func, name, args, kwargs, mixed)
 
 
-def _compute_in_worlds(func: Callable[..., Any], name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+def _compute_in_worlds(
+    func: Callable[..., Any], name: str, args: Any, kwargs: dict[str, Any], mixed: list[MixedTensor]
+) -> Any:
     """Call a function once for each world, and put together what it returns there or has written."""
-    mixed = _find((args, kwargs))
     weights, lost = _meet(mixed, name)
     k = max(len(tensor.worlds) for tensor in mixed)
     # A loss that leaves the graph is from here on seen as the mixture's.
@@ -363,7 +365,7 @@ def _compute_in_worlds(func: Callable[..., Any], name: str, args: Any, kwargs: d
         if met is not None and met.requires_grad:
             return _make(met, met, (met,), None, None, label=False)
     if k > 1:
-        func = calls_alike(func, name, kwargs, mixed[0].own.device)
+        func = calls_alike(func, name, mixed[0].own.device)
     own = _call(func, args, kwargs, _seen if leaves else _own)
     worlds: list[Any] = [own]
     if met is not None:
@@ -703,4 +705,4 @@ def _equal(a: Weights | None, b: Weights | None) -> bool:
         return all(map(_equal, a.tables, b.tables))
     if a is b or not isinstance(a, Tensor) or not isinstance(b, Tensor):
         return a is b
-    return a.shape == b.shape and torch.equal(a, b)
+    return alike(a, b)

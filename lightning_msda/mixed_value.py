@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from lightning_msda import ledger
 from lightning_msda.mixed_tensor import MixedTensor, lose, name_of
-from lightning_msda.rows import MOVING
+from lightning_msda.rows import MOVING, alike
 
 __all__ = ["MixedValue", "as_numbers", "guarded"]
 
@@ -100,7 +100,7 @@ def _told(made: Any, of_sources: Sequence[Any], name: str) -> Any:
         return made
     if made.is_floating_point() and name not in _ROUNDING:
         return guarded(made, of_sources) if name in _KEEPING else made
-    if all(made.shape == other.shape and torch.equal(made, other) for other in of_sources):
+    if alike(made, *of_sources):
         return made
     return lose(
         made,

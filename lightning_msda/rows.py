@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lightning_msda.blending import LOSSES, Picked, Scattered, einsum_indices, misses_rows
 
-__all__ = ["INDEXING", "JOINING", "MOVING", "PLAIN", "PURE", "follow_rows"]
+__all__ = ["INDEXING", "JOINING", "MOVING", "PLAIN", "PURE", "alike", "follow_rows"]
 
 
 # In the place of weights: what was moved along with labels, but is none.
@@ -111,7 +111,7 @@ def follow_rows(
     if not picks and not any(isinstance(table, Picked) for table in tables):
         return _followed(func, name, base, args, kwargs, own, tables, results[0])
     found = [tree_leaves(result) for result in results]
-    if base in _FINDING and all(_alike(*leaves) for leaves in zip(*found, strict=True)):
+    if base in _FINDING and all(alike(*leaves) for leaves in zip(*found, strict=True)):
         return PLAIN
     if any(isinstance(table, Scattered) for table in tables):
         return None
@@ -130,8 +130,8 @@ def follow_rows(
         return None
     if base == "setitem":
         return tables[0]
-    alike = picks and base not in _FINDING and _alike(*(args[1] for args, _ in calls))
-    return torch.cat(columns, 1) if alike else Picked(tuple(columns))
+    same = picks and base not in _FINDING and alike(*(args[1] for args, _ in calls))
+    return torch.cat(columns, 1) if same else Picked(tuple(columns))
 
 
 def _picks(base: str, args: Sequence[Any], kwargs: Mapping[str, Any], operands: Sequence[Tensor]) -> bool:
@@ -150,7 +150,12 @@ def _of_world(table: Tensor | Picked, j: int) -> Tensor:
     return table.tables[j] if isinstance(table, Picked) else table[:, j : j + 1]
 
 
-def _alike(*values: Tensor) -> bool:
+def alike(*values: Tensor) -> bool:
+    """Tell whether tensors have the same shape and values.
+
+    Args:
+        values: Any number of them; none are alike.
+    """
     return all(value.shape == values[0].shape and torch.equal(value, values[0]) for value in values[1:])
 
 
@@ -175,7 +180,7 @@ def _indexed(
     taken = None if table is None else _at(args[0], key, table)
     given = table_of.get(id(args[2])) if base == "setitem" else None
     known = [t for t in (picked, taken, given) if t is not None]
-    if not _alike(*known):
+    if not alike(*known):
         return None
     return table if base == "setitem" else known[0]
 

@@ -14,6 +14,7 @@ from lightning_msda.ops import (
     along,
     box_mask,
     box_share,
+    box_sides,
     boxed,
     center_boxes,
     mixed_dims,
@@ -70,8 +71,7 @@ def cutmix(
     if partner is None:
         partner = sample_partners(len(x), generator)
     lam = sample_beta(alpha, len(x) if per_sample else 1, generator)
-    ratio = (1 - lam) ** (1 / len(dims))
-    boxes = center_boxes((ratio[:, None] * torch.tensor(spatial)).long(), spatial, generator)
+    boxes = center_boxes(box_sides(lam, spatial), spatial, generator)
     kept = box_share(boxes, spatial).to(weight_dtype(x))
     partner, kept, boxes_there = to_device(x.device, partner, kept, boxes)
     if per_sample:

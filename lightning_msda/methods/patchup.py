@@ -14,7 +14,7 @@ from lightning_msda.callback import MSDA, CommonArgs
 from lightning_msda.drawn_layer import AtDrawnLayer
 from lightning_msda.methods.cutmix import CutMix
 from lightning_msda.mixture import Mixture
-from lightning_msda.ops import mixed_dims, select, to_device, weight_dtype
+from lightning_msda.ops import mixed_dims, select, take, to_device, weight_dtype
 from lightning_msda.randomness import Step, sample_beta, sample_partners, sample_uniform
 from lightning_msda.schedule import Schedule, check_positive, value_at
 
@@ -92,7 +92,7 @@ def patchup(
     kept = mask.double().flatten(1).mean(1).to(weight_dtype(x))
     mask = mask if mode == "hard" else mask.to(weight_dtype(x))
     partner, kept, mask = to_device(x.device, partner, kept, mask)
-    mixed = select(x, x.index_select(0, partner), mask)
+    mixed = select(x, take(x, partner), mask, in_place=True)
     return Mixture.of_pairs(mixed, partner, kept, mask=mask, dims=tuple(range(1, x.dim())))
 
 

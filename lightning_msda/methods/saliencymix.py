@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Generator, Tensor
 from typing_extensions import Unpack, override
 
@@ -14,10 +13,12 @@ from lightning_msda.mixture import Mixture
 from lightning_msda.ops import (
     along,
     box_mask,
+    box_sides,
     boxes_around,
     mixed_dims,
     salient_peaks,
     select,
+    take,
     to_device,
     weight_dtype,
 )
@@ -73,14 +74,13 @@ def saliencymix(
     if partner is None:
         partner = sample_partners(len(x), generator)
     lam = sample_beta(alpha, len(x) if per_sample else 1, generator)
-    ratio = (1 - lam) ** (1 / len(dims))
-    sides = (ratio[:, None] * torch.tensor(spatial)).long()
-    partner, sides = to_device(x.device, partner, sides)
+    partner, sides = to_device(x.device, partner, box_sides(lam, spatial))
     centers = salient_peaks(x, dims).index_select(0, partner)
     mask = box_mask(boxes_around(centers, sides, spatial), spatial)
     kept = mask.to(weight_dtype(x)).flatten(1).mean(1)
     mask = along(mask, dims, x.dim())
-    return Mixture.of_pairs(select(x, x.index_select(0, partner), mask), partner, kept, mask=mask, dims=dims)
+    mixed = select(x, take(x, partner), mask, in_place=True)
+    return Mixture.of_pairs(mixed, partner, kept, mask=mask, dims=dims)
 
 
 class SaliencyMix(MSDA):

@@ -10,6 +10,7 @@ from lightning_msda.ops.layout import along, mixed_dims, to_device, weight_dtype
 from lightning_msda.ops.masks import (
     box_mask,
     box_share,
+    box_sides,
     boxes_around,
     center_boxes,
     fitted_boxes,
@@ -32,6 +33,7 @@ __all__ = [
     "along",
     "box_mask",
     "box_share",
+    "box_sides",
     "boxed",
     "boxes_around",
     "center_boxes",

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from lightning_msda.ops.layout import along, to_device
 from lightning_msda.randomness import sample_integers
 
-__all__ = ["box_mask", "box_share", "boxes_around", "center_boxes", "fitted_boxes", "top_mask"]
+__all__ = ["box_mask", "box_share", "box_sides", "boxes_around", "center_boxes", "fitted_boxes", "top_mask"]
 
 
 def center_boxes(sides: Tensor, spatial: Sequence[int], generator: Generator | None = None) -> Tensor:
@@ -72,6 +72,17 @@ def box_share(boxes: Tensor, spatial: Sequence[int]) -> Tensor:
     """
     inside = (boxes[..., 1] - boxes[..., 0]).prod(1)
     return 1 - inside.double() / math.prod(spatial)
+
+
+def box_sides(lam: Tensor, spatial: Sequence[int]) -> Tensor:
+    """Return the sides of boxes that cover ``1 - lam``, ``(1 - lam)^(1/d)`` of each size, int64, ``(R, d)``.
+
+    Args:
+        lam: Share outside of each box, in [0, 1], shape ``(R,)``, on the CPU.
+        spatial: The ``d`` sizes.
+    """
+    ratio = (1 - lam) ** (1 / len(spatial))
+    return (ratio[:, None] * torch.tensor(spatial)).long()
 
 
 def box_mask(boxes: Tensor, spatial: Sequence[int]) -> Tensor:
