@@ -28,6 +28,7 @@ class MixedAccuracy(Metric):
         ValueError: If ``top_k`` is below 1.
 
     Example:
+        >>> import torch
         >>> accuracy = MixedAccuracy()
         >>> own, partner = torch.tensor([0, 1]), torch.tensor([1, 1])
         >>> y = MixedTensor((own, partner), torch.tensor([0.75, 0.25]))

@@ -46,6 +46,7 @@ def bcmix(
         ValueError: If ``x`` is not floating point.
 
     Example:
+        >>> import torch
         >>> x = torch.randn(4, 3, 8, 8)
         >>> mix = bcmix(x, plus=True)
         >>> bool(mix.inputs.mean().abs() < 1e-6)

@@ -60,6 +60,7 @@ def cutmix(
         ValueError: If ``x`` has no such dimensions, or ``alpha`` is out of range.
 
     Example:
+        >>> import torch
         >>> x = torch.zeros(4, 3, 32, 32)
         >>> mix = cutmix(x, generator=torch.Generator().manual_seed(0))
         >>> bool(mix.lam[0] == mix.mask.float().mean())

@@ -51,6 +51,7 @@ def cutout(
         ValueError: If ``x`` has no such dimensions or cannot hold ``fill``, or an argument is out of range.
 
     Example:
+        >>> import torch
         >>> x = torch.ones(4, 3, 32, 32)
         >>> mix = cutout(x, length=8)
         >>> mix.lam, bool(mix.inputs.mean() < 1)

@@ -59,6 +59,7 @@ def fmix_mask(
         Masks, bool, or float32 in [0, 1] with a soft edge, shape ``(R, *shape)``; ``shape`` for a number.
 
     Example:
+        >>> import torch
         >>> fmix_mask(0.5, (8, 8), generator=torch.Generator().manual_seed(0)).sum()
         tensor(32)
     """
@@ -122,6 +123,7 @@ def fmix(
             is out of range.
 
     Example:
+        >>> import torch
         >>> x = torch.zeros(4, 3, 32, 32)
         >>> mix = fmix(x, generator=torch.Generator().manual_seed(0))
         >>> mix.mask.shape, bool(mix.lam[0] == mix.mask.float().mean())

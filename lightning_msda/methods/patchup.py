@@ -60,6 +60,7 @@ def patchup(
         ValueError: If an argument is out of range, or the features have no spatial dimensions.
 
     Example:
+        >>> import torch
         >>> mix = patchup(torch.zeros(4, 8, 16, 16), generator=torch.Generator().manual_seed(0))
         >>> tuple(mix.mask.shape)
         (1, 8, 16, 16)

@@ -80,6 +80,7 @@ def puzzlemix(
         ValueError: If ``x`` or ``saliency`` has another shape or dtype, or an argument is out of range.
 
     Example:
+        >>> import torch
         >>> x, saliency = torch.rand(4, 3, 32, 32), torch.rand(4, 32, 32)
         >>> mix = puzzlemix(x, saliency=saliency, generator=torch.Generator().manual_seed(0))
         >>> mix.mask.shape, torch.equal(mix.lam, mix.mask.mean((1, 2, 3)))

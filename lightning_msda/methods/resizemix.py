@@ -58,6 +58,7 @@ def resizemix(
         ValueError: If ``x`` has no such dimensions, or ``side`` is out of range.
 
     Example:
+        >>> import torch
         >>> x = torch.zeros(4, 3, 32, 32)
         >>> mix = resizemix(x, side=(0.5, 0.5))
         >>> mix.lam

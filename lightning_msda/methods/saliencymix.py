@@ -59,6 +59,7 @@ def saliencymix(
         ValueError: If ``x`` has no such dimensions, or ``alpha`` is out of range.
 
     Example:
+        >>> import torch
         >>> x = torch.rand(4, 3, 32, 32)
         >>> mix = saliencymix(x)
         >>> bool(mix.lam[0] == mix.mask[0].float().mean())

@@ -31,6 +31,7 @@ def samplepairing(x: Tensor, *, partner: Tensor | None = None, generator: Genera
         ValueError: If ``x`` is not floating point.
 
     Example:
+        >>> import torch
         >>> mix = samplepairing(torch.tensor([[0.0], [1.0]]), partner=torch.tensor([1, 0]))
         >>> mix.inputs.tolist(), mix.lam.tolist()
         ([[0.5], [0.5]], [1.0, 1.0])

@@ -48,6 +48,7 @@ def label_grid(unary: Tensor, down: Tensor, right: Tensor) -> Tensor:
         Labels from 0 to ``L - 1``, int64, shape ``(N, H, W)``.
 
     Example:
+        >>> import torch
         >>> unary = torch.tensor([[[[0.0, 0.6]], [[1.0, 0.4]]]])  # each cell by itself: 0 and 1
         >>> label_grid(unary, torch.zeros(1, 0, 2), torch.full((1, 1, 1), 0.5))
         tensor([[[0, 0]]])

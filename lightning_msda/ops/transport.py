@@ -36,6 +36,7 @@ def transport_blocks(
         The block at each place, both counted row by row, int64, shape ``(N, H * W)``.
 
     Example:
+        >>> import torch
         >>> saliency, visible = torch.tensor([[[0.1, 0.9]]]), torch.tensor([[[True, False]]])
         >>> transport_blocks(saliency, visible, eps=0.5)
         tensor([[1, 0]])
