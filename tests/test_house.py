@@ -31,7 +31,7 @@ ORDER = [
     "functional metrics pictures",
     "testing monitor",
     "__init__",
-    "reference",
+    "experiments",
     "cli",
     "__main__",
 ]
@@ -68,7 +68,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 def test_the_reference_modules_know_nothing_of_mixing() -> None:
-    assert [p for p in (PACKAGE / "reference").rglob("*.py") if set(imports_of(p)) - {"reference"}] == []
+    assert [p for p in (PACKAGE / "experiments").rglob("*.py") if set(imports_of(p)) - {"experiments"}] == []
 
 
 # RandomMix has four of them for its default, the others are MixUp and CutMix at some of their layers.

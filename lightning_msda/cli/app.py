@@ -17,8 +17,8 @@ from typing_extensions import override
 from lightning_msda import MSDA, __version__, monitor
 from lightning_msda.cli.messages import UsageError, explain, explain_failure
 from lightning_msda.cli.recipes import find_recipe, read_recipe
+from lightning_msda.experiments import data, models, tasks
 from lightning_msda.quiet import quiet
-from lightning_msda.reference import data, models, tasks
 
 __all__ = ["App", "with_recipes"]
 

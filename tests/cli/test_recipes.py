@@ -15,7 +15,7 @@ from lightning_msda import MSDA
 from lightning_msda.cli import main, recipes
 from lightning_msda.cli.app import App
 from lightning_msda.cli.recipes import find_recipe, recipe_names, recipes_folder
-from lightning_msda.reference.data import CIFAR10Data, CIFAR100Data
+from lightning_msda.experiments.data import CIFAR10Data, CIFAR100Data
 from tests.tools import QUIET, write_cifar
 from tests.tools import workplace as workplace
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_msda.reference.models import PreActResNet18, SmallCNN
+from lightning_msda.experiments.models import PreActResNet18, SmallCNN
 
 
 def count(network: nn.Module) -> int:

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_msda import CutMix
-from lightning_msda.reference.data import CIFAR10Data, CIFAR100Data, DigitsData
-from lightning_msda.reference.models import SmallCNN
-from lightning_msda.reference.tasks import Classification
+from lightning_msda.experiments.data import CIFAR10Data, CIFAR100Data, DigitsData
+from lightning_msda.experiments.models import SmallCNN
+from lightning_msda.experiments.tasks import Classification
 from tests.tools import workplace as workplace
 from tests.tools import write_cifar
 

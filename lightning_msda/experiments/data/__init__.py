@@ -1,6 +1,6 @@
 """Data modules. Each has ``mean``, ``std`` and ``classes``, by which pictures are drawn."""
 
-from lightning_msda.reference.data.cifar import CIFAR10Data, CIFAR100Data
-from lightning_msda.reference.data.digits import DigitsData
+from lightning_msda.experiments.data.cifar import CIFAR10Data, CIFAR100Data
+from lightning_msda.experiments.data.digits import DigitsData
 
 __all__ = ["CIFAR10Data", "CIFAR100Data", "DigitsData"]

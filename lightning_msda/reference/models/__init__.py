@@ -1,6 +1,0 @@
-"""Networks."""
-
-from lightning_msda.reference.models.preact_resnet import PreActResNet18
-from lightning_msda.reference.models.small_cnn import SmallCNN
-
-__all__ = ["PreActResNet18", "SmallCNN"]
