@@ -13,6 +13,7 @@ from lightning_msda import (
     CutMix,
     Cutout,
     FMix,
+    LaMix,
     MixUp,
     PatchUp,
     PuzzleMix,
@@ -43,7 +44,7 @@ def draw_methods() -> None:
     display = Display(mean=(0.0,) * 3, std=(1.0,) * 3, classes=("flower", "temple"))
     puzzle = PuzzleMix(block_num=8, transport=False)  # by spectral residuals: there is no module to ask
     methods = [MixUp(), CutMix(), ResizeMix(), FMix(), SaliencyMix(), puzzle, BCMix(), SamplePairing()]
-    methods += [PatchUp(["input"], block_size=31), Cutout(length=SIDE // 2)]
+    methods += [LaMix(), PatchUp(["input"], block_size=31), Cutout(length=SIDE // 2)]
     rows = []
     for row, ordinal in enumerate((18, 3)):
         step = Step(seed=3, ordinal=ordinal)

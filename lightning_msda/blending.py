@@ -24,10 +24,26 @@ __all__ = [
     "blend",
     "einsum_indices",
     "misses_rows",
+    "nll_of_any",
     "per_entry",
     "reduced",
     "total_of",
 ]
+
+
+def nll_of_any(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """Return `nll_loss`, whose target may also be probabilities.
+
+    Args:
+        input: Log-probabilities, shape ``(N, K)``.
+        target: Classes ``(N,)``, or probabilities ``(N, K)``.
+        reduction: ``none``, ``sum`` or ``mean``.
+    """
+    if not target.is_floating_point():
+        return F.nll_loss(input, target, reduction=reduction)
+    losses = -(target * input).sum(1)
+    return losses if reduction == "none" else losses.sum() if reduction == "sum" else losses.mean()
+
 
 # Functions with a reduction of their own, and the names of their parameters.
 LOSSES: dict[Callable[..., Any], tuple[str, ...]] = {
@@ -35,6 +51,7 @@ LOSSES: dict[Callable[..., Any], tuple[str, ...]] = {
     for loss in (
         F.cross_entropy,
         F.nll_loss,
+        nll_of_any,
         F.binary_cross_entropy,
         F.binary_cross_entropy_with_logits,
         F.kl_div,

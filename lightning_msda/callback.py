@@ -24,8 +24,9 @@ from lightning_msda.fields import Key, find_inputs, find_targets, get
 from lightning_msda.layer import Layer, find_criterion, find_layer
 from lightning_msda.mixture import Mixture
 from lightning_msda.pairing import Pairing, pair_up
-from lightning_msda.randomness import Step, sample_uniform
+from lightning_msda.randomness import Step, make_generator, sample_uniform
 from lightning_msda.schedule import Schedule, check_schedule, value_at
+from lightning_msda.second_head import SecondHead, SoftLabel
 from lightning_msda.span import Span
 from lightning_msda.targets import TargetKind
 
@@ -96,6 +97,7 @@ class MSDA(Callback, ABC):
 
     needs_partner: ClassVar[bool] = True
     reads_values: ClassVar[bool] = False
+    _head: SecondHead | None = None  # learns a part of the labels
 
     def __init__(
         self,
@@ -159,6 +161,20 @@ class MSDA(Callback, ABC):
         self._span: Span | None = None
         self._hook_guards: bool | None = None
         self._warned = False
+
+    def _leave_out(self, *names: str, because: str) -> None:
+        """Refuse arguments that mean nothing to a method.
+
+        Args:
+            names: Of arguments, whose defaults are None or False.
+            because: What the method does instead.
+        """
+        for name in names:
+            if value := getattr(self, name):
+                method = type(self).__name__
+                raise ValueError(
+                    f"{name}={value!r} has no meaning for {method}, which {because}: leave it out."
+                )
 
     @abstractmethod
     def mix(self, x: Tensor, step: Step) -> Mixture:
@@ -253,6 +269,14 @@ class MSDA(Callback, ABC):
             _warn_of_finders(callbacks)
 
     @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._seed is None:
+            self._seed = _global_seed(trainer)
+        for i, head in enumerate(self._heads()):
+            draws = make_generator(self._seed, "head", i)
+            head.attach(pl_module, trainer.strategy, trainer.optimizers, draws)
+
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
             raise ValueError(
@@ -276,8 +300,6 @@ class MSDA(Callback, ABC):
                 )
         if self.criterion is not None:
             find_criterion(pl_module, self.criterion)
-        if self._seed is None:
-            self._seed = _global_seed(trainer)
 
     @override
     def on_train_batch_start(
@@ -323,6 +345,9 @@ class MSDA(Callback, ABC):
             mixture = mix(x)
         if method is not None:
             self.last_mix, self.last_method = mixture, type(method).__name__
+        learned = None
+        if method is not None and method._head is not None:
+            learned = SoftLabel(method._head, pl_module, mixture)
         self._span = Span(
             trainer.strategy,
             batch,
@@ -334,8 +359,14 @@ class MSDA(Callback, ABC):
             automatic=pl_module.automatic_optimization,
             criterion=None if self.criterion is None else find_criterion(pl_module, self.criterion),
             layer=layer,
+            learned=learned,
             on_close=self._put_hook_guards_back,
         )
+
+    @override
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for head in self._heads():
+            head.average_gradients(trainer.strategy)
 
     @override
     def on_train_batch_end(
@@ -367,6 +398,23 @@ class MSDA(Callback, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.seed is None:
             self._seed = state_dict["seed"]
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        for head in reversed(self._heads()):
+            head.take_out(checkpoint)
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        for head in self._heads():
+            head.put_back(pl_module, checkpoint)
+
+    def _heads(self) -> list[SecondHead]:
+        return [method._head for method in self.leaves() if method._head is not None]
 
     def _close(self) -> None:
         """End the batch, wherever it was left."""

@@ -1,18 +1,22 @@
 """What is remembered of a step's labels until the step is over.
 
-Three lists, empty between batches: where mixed tensors are, so that they can be made plain again; how
-labels left torch, so that a loss that may contain what came of it can be refused; and whether a mixed
-loss left for the optimizer at all.
+Lists that are empty between batches: where mixed tensors are, so that they can be made plain again; how
+labels left torch, so that a loss that may contain what came of it can be refused; whether a mixed loss left
+for the optimizer at all; and the learned label that a loss must contain, if the batch has one.
 """
 
 from __future__ import annotations
 
 import weakref
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 __all__ = [
+    "Learned",
+    "expect",
+    "expected",
     "first_leak",
     "forget",
     "leak_into",
@@ -23,9 +27,25 @@ __all__ = [
     "settled",
 ]
 
+
+class Learned(Protocol):
+    """A label that the module learns while it computes its scores.
+
+    Attributes:
+        name: The layer that is looked at.
+        value: Probabilities, shape ``(N, K)``; None as long as the layer has not run.
+        weights: Weights of the sources' labels and, last, of this one, shape ``(k + 1,)`` or ``(N, k + 1)``.
+    """
+
+    name: str
+    value: Tensor | None
+    weights: Tensor
+
+
 _living: list[tuple[weakref.ref[Tensor], type[Tensor]]] = []
 _leaks: list[tuple[int, str]] = []
 _settled: list[None] = []
+_expected: list[Learned] = []
 
 
 def remember(tensor: Tensor, home: type[Tensor]) -> None:
@@ -72,7 +92,17 @@ def settled() -> bool:
     return bool(_settled)
 
 
+def expect(label: Learned) -> None:
+    """Remember that the batch has a learned label beside those of its sources."""
+    _expected.append(label)
+
+
+def expected() -> Learned | None:
+    """Return the learned label of the batch, if it has one."""
+    return _expected[0] if _expected else None
+
+
 def forget() -> None:
     """Forget all of it."""
-    for remembered in (_living, _leaks, _settled):
+    for remembered in (_living, _leaks, _settled, _expected):
         remembered.clear()

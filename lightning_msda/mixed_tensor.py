@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._C._dynamo import eval_frame as _eval_frame
 from torch._guards import TracingContext
@@ -29,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from lightning_msda import ledger
-from lightning_msda.blending import Picked, Scattered, Weights, blend, reduced
+from lightning_msda.blending import LOSSES, Picked, Scattered, Weights, blend, nll_of_any, reduced
 from lightning_msda.effects import calls_alike, runs_alike
 from lightning_msda.rows import INDEXING, JOINING, PLAIN, alike, follow_rows
 
@@ -80,6 +81,11 @@ _OF_ONE = frozenset(
     Relu Softplus View UnsafeView Squeeze Unsqueeze Reshape Alias Clone ToCopy
     """.split()
 )
+# What is linear in its target, and so can contain a label that is learned.
+_CROSS_ENTROPIES: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.cross_entropy: F.cross_entropy,
+    F.nll_loss: nll_of_any,
+}
 BY_CRITERION = (
     "If that is no part of the loss, let the step compute it after the loss; if it is, name the module's loss"
     " attribute or method by criterion='...', which is then called once for each source."
@@ -233,6 +239,7 @@ def in_every_world(
         k = 1 if lost else max(len(tensor.worlds) for tensor in mixed)
         run = runs_alike(func, owner, mixed[0].own.device)
         worlds = [run(*_replace(args, _world(j)), **_replace(kwargs, _world(j))) for j in range(k)]
+        lost = lost or _lacking(mixed)
         kept = by_row and isinstance(weights, Tensor) and _has_rows(worlds[0], len(weights))
         if _is_by_sample(weights) and not kept:
             lost = f"{name} reduces over the batch itself, where a lam per sample cannot act. {_BY_BATCH}"
@@ -341,7 +348,56 @@ def _compute(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
     if name in _ADDING and len(mixed) == 2 and not _equal(mixed[0].weights, mixed[1].weights):
         args = _met_in_sum(args, into=_written(name, args, kwargs))
         mixed = _find((args, kwargs))
+    if func in _CROSS_ENTROPIES and (learned := ledger.expected()) is not None:
+        call = {**dict(zip(LOSSES[func], args, strict=False)), **kwargs}
+        return _compute_with_learned_label(func, name, call, learned)
     return _compute_in_worlds(func, name, args, kwargs, mixed)
+
+
+def _compute_with_learned_label(
+    func: Callable[..., Any], name: str, call: dict[str, Any], learned: ledger.Learned
+) -> Any:
+    """Call cross-entropy with one world more, in which the label is the learned one."""
+    target, scores = call["target"], call["input"]
+    options = {"reduction", "label_smoothing"} if func is F.cross_entropy else {"reduction"}
+    usual = {"weight": None, "size_average": None, "reduce": None, "ignore_index": -100}
+    unusual = [key for key, value in usual.items() if call.get(key, value) != value]
+    lost = None
+    if unusual:
+        lost = f"{name} has no {unusual[0]} where a part of the label is learned. Leave it out."
+    elif learned.value is None:
+        lost = f"{name} was called before {learned.name!r}, whose input says what the label is."
+    elif isinstance(scores, MixedTensor) or not isinstance(target, MixedTensor):
+        lost = f"{name} gets scores that were computed from labels, where a part of the label is learned."
+    elif scores.requires_grad and not learned.value.requires_grad:
+        lost = (
+            f"the label that is learned beside {learned.name!r} was computed without gradients. Let"
+            " checkpoint record them, by use_reentrant=False."
+        )
+    elif scores.shape != learned.value.shape:
+        lost = (
+            f"{name} gets scores of shape {tuple(scores.shape)}, and the label that is learned beside"
+            f" {learned.name!r} has shape {tuple(learned.value.shape)}. Name the layer that makes these"
+            " scores by classifier='...'."
+        )
+    if lost is not None:
+        return lose(_call(func, (), call, _own), lost)
+    assert isinstance(target, MixedTensor) and learned.value is not None
+    worlds = (*target.worlds, learned.value.to(scores.dtype))
+    target = _make(target.own, target.own, worlds, learned.weights, target.lost, label=True)
+    kwargs = {key: call[key] for key in options & call.keys()}
+    return _compute_in_worlds(_CROSS_ENTROPIES[func], name, (scores, target), kwargs, [target])
+
+
+def _lacking(mixed: list[MixedTensor]) -> str | None:
+    """Say so where something is computed from labels that lack the one that is learned."""
+    learned = ledger.expected()
+    if learned is None or all(len(t.worlds) in (1, learned.weights.size(-1)) for t in mixed):
+        return None
+    return (
+        "a part of the label is learned, and enters the loss through torch's cross_entropy or nll_loss alone,"
+        " called with the batch's classes."
+    )
 
 
 def _compute_in_worlds(
@@ -358,12 +414,12 @@ def _compute_in_worlds(
         if into.own is into.worlds[0] and (leaves or any(t.own is not t.worlds[0] for t in mixed)):
             into.worlds = (into.own.clone(), *into.worlds[1:])  # what is shown differs from the first world
         mixed = [into, *(tensor for tensor in mixed if tensor is not into)]
-    met = None
+    met, lacking = None, _lacking(mixed)
     if _is_by_sample(weights):
         calls = [(_replace(args, _world(j)), _replace(kwargs, _world(j))) for j in range(k)]
         met = reduced(func, name, calls, weights)
         if met is not None and met.requires_grad:
-            return _make(met, met, (met,), None, None, label=False)
+            return _make(met, met, (met,), None, lacking, label=False)
     if k > 1:
         func = calls_alike(func, name, mixed[0].own.device)
     own = _call(func, args, kwargs, _seen if leaves else _own)
@@ -377,6 +433,8 @@ def _compute_in_worlds(
             worlds += [_call(func, args, kwargs, _world(j)) for j in range(1, k)]
         except Exception as error:  # whatever it was, the own labels got through
             lost = f"{name} ran on the own labels, but not on their partners' ({error}). {BY_CRITERION}"
+    if lost is None and isinstance(own, Tensor) and own.requires_grad:
+        lost = lacking
     if lost is None and _is_by_sample(weights):
         operands = [tensor for tensor in mixed if len(tensor.worlds) > 1]
         weights = follow_rows(

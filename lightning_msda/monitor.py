@@ -6,13 +6,17 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 from typing_extensions import override
 
+from lightning_msda.blending import blend
 from lightning_msda.callback import find_method
 from lightning_msda.fields import first_labels
+from lightning_msda.mixture import Mixture
 from lightning_msda.pictures import Display, draw_grid, mixed_cells
 
 if TYPE_CHECKING:
@@ -28,6 +32,10 @@ class MixMonitor(Callback):
     ``msda/share/<method>`` (shares of the epoch's batches). The grid ``msda/mix`` shows the first mixed batch
     of an epoch, with lam and both labels in the captions: in W&B, TensorBoard or MLflow, and with any other
     logger as a file in the run's folder.
+
+    Of labels that are partly learned (LaMix) it logs the five largest targets, sorted by sample and averaged,
+    as ``msda/target/1`` to ``5``; and beside each grid, in W&B and TensorBoard, the distributions of the
+    targets, ``msda/target``, and of the learned part, ``msda/learned``.
 
     Args:
         every_n_epochs: Interval between grids in epochs; 0: none.
@@ -73,6 +81,12 @@ class MixMonitor(Callback):
         self._counts[method.last_method] += 1
         lam = 1.0 if mixture is None else mixture.lam.float().mean()
         pl_module.log("msda/lam", lam, on_step=True, on_epoch=False, batch_size=1)
+        labels = first_labels(batch, method.target_key)
+        target = None if mixture is None else _soft_target(mixture, labels)
+        if target is not None:
+            largest = target.topk(min(5, target.size(1)), 1).values.mean(0)
+            values = {f"msda/target/{i}": value for i, value in enumerate(largest, 1)}
+            pl_module.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
         epoch = trainer.current_epoch
         due = self.every_n_epochs > 0 and epoch % self.every_n_epochs == 0 and epoch != self._drawn_in
         due = due and trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
@@ -80,12 +94,14 @@ class MixMonitor(Callback):
             self._drawn_in = epoch
             display = Display.of(trainer.datamodule)  # type: ignore[attr-defined]
             picture = draw_grid(
-                [mixed_cells(mixture, first_labels(batch, method.target_key), display, self.images)],
-                [str(method.last_method)],
+                [mixed_cells(mixture, labels, display, self.images)], [str(method.last_method)]
             )
             loggers: list[Logger | None] = [*trainer.loggers] or [None]
             for logger in loggers:
                 _log_picture(trainer, logger, picture)
+                if target is not None and mixture.soft is not None:
+                    _log_distribution(trainer, logger, "msda/target", target)
+                    _log_distribution(trainer, logger, "msda/learned", mixture.soft)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,6 +112,28 @@ class MixMonitor(Callback):
         for leaf in method.leaves():
             name = type(leaf).__name__
             pl_module.log(f"msda/share/{name}", self._counts[name] / batches)
+
+
+def _soft_target(mixture: Mixture, labels: Any) -> Tensor | None:
+    """Return the label of each sample, probabilities ``(N, K)``, where a part of it is learned, else None."""
+    if mixture.soft is None or not isinstance(labels, Tensor):
+        return None
+    classes = mixture.soft.size(1)
+    own = labels if labels.is_floating_point() else F.one_hot(labels.long().flatten(), classes)
+    worlds = [*mixture.sources(own.to(mixture.soft)), mixture.soft]
+    return blend(worlds, mixture.label_weights)
+
+
+def _log_distribution(trainer: Trainer, logger: Logger | None, name: str, values: Tensor) -> None:
+    """Give values to a logger that draws histograms."""
+    numbers = values.detach().flatten().float().cpu()
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped
+    if isinstance(logger, WandbLogger):
+        import wandb
+
+        logger.log_metrics({name: wandb.Histogram(numbers.tolist())}, step)  # type: ignore[dict-item]
+    elif isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_histogram(name, numbers, step)
 
 
 def _log_picture(trainer: Trainer, logger: Logger | None, picture: Image) -> None:

@@ -94,10 +94,12 @@ def mixed_cell(mixture: Mixture, labels: Tensor | None, display: Display, i: int
         display: How to show it.
         i: Which sample.
     """
-    caption = f"lam {float(mixture.lam[i]):.2f}"
+    weights = mixture.weights[i].tolist()
+    caption = f"lam {weights[0]:.2f}"
     if labels is not None and (own := display.label(labels[i])):
-        whole = float(mixture.lam[i]) == 1
-        caption += f"  {own}" + ("" if whole else f" + {display.label(labels[int(mixture.partner[i])])}")
+        alone = not any(weights[1:])
+        caption += f"  {own}" + ("" if alone else f" + {display.label(labels[int(mixture.partner[i])])}")
+        caption += " + learned" if sum(weights) < 0.999 else ""
     return Cell(display.image(mixture.inputs[i]), caption)
 
 

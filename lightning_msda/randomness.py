@@ -47,9 +47,13 @@ class Step:
     partner: Tensor | None = None
     saliency: Tensor | None = None
 
-    def generator(self) -> Generator:
-        """Return a fresh generator of this process's draws: each time the same numbers."""
-        return make_generator(self.seed, "mix", self.ordinal, self.rank)
+    def generator(self, stream: str = "mix") -> Generator:
+        """Return a fresh generator of this process's draws: each time the same numbers.
+
+        Args:
+            stream: What they are for; streams are independent of each other.
+        """
+        return make_generator(self.seed, stream, self.ordinal, self.rank)
 
     def partners(self, n: int) -> Tensor:
         """Return the partner of each of the batch's ``n`` samples, int64, shape ``(n,)``."""
@@ -57,7 +61,7 @@ class Step:
 
     def pairing(self) -> Generator:
         """Return a fresh generator of this process's draws of partners."""
-        return make_generator(self.seed, "partners", self.ordinal, self.rank)
+        return self.generator("partners")
 
     def policy(self) -> Generator:
         """Return a fresh generator of the draws that all processes share."""

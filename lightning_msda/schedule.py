@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-__all__ = ["Schedule", "check_positive", "check_schedule", "value_at"]
+__all__ = ["Schedule", "check_positive", "check_schedule", "check_share", "value_at"]
 
 T = TypeVar("T")
 
@@ -64,3 +64,16 @@ def check_positive(name: str, schedule: Schedule) -> None:
         ValueError: With what was found and what was expected.
     """
     check_schedule(name, schedule, lambda value: 0 < value < math.inf, "a finite number above 0")
+
+
+def check_share(name: str, schedule: Schedule) -> None:
+    """Refuse a schedule with a value outside of [0, 1].
+
+    Args:
+        name: Name of the argument.
+        schedule: What was given for it.
+
+    Raises:
+        ValueError: With what was found and what was expected.
+    """
+    check_schedule(name, schedule, lambda value: 0 <= value <= 1, "a number from 0 to 1")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace as with_changes
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from lightning_msda.mixed_tensor import (
     settle,
 )
 from lightning_msda.mixture import Mixture
+from lightning_msda.second_head import SoftLabel
 from lightning_msda.targets import TargetKind, mix_target
 
 __all__ = ["Span"]
@@ -53,6 +55,7 @@ class Span:
         automatic: Whether the trainer optimizes what the step returns.
         criterion: Who owns the loss that is called once for each source, and its name there.
         layer: The hidden layer at which the batch is mixed, in the place of the input.
+        learned: The label that is learned beside those of the sources.
         on_close: What else is to be put back.
     """
 
@@ -69,6 +72,7 @@ class Span:
         automatic: bool = True,
         criterion: tuple[Any, str] | None = None,
         layer: Layer | None = None,
+        learned: SoftLabel | None = None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.strategy = strategy
@@ -79,6 +83,7 @@ class Span:
         self.automatic = automatic
         self.criterion = criterion
         self.layer = layer
+        self.learned = learned
         self.on_close = on_close
         self._mix = mix
         self._paths = inputs
@@ -137,7 +142,11 @@ class Span:
     def _closed_by_failure(self) -> Iterator[None]:
         """Close at once: another callback's failure may keep ours from being called."""
         try:
-            with nullcontext() if self.layer is None else self.layer.mixing():
+            with ExitStack() as hooks:
+                if self.layer is not None:
+                    hooks.enter_context(self.layer.mixing())
+                if self.learned is not None:
+                    hooks.enter_context(self.learned.watching())
                 yield
         except BaseException:
             self.close()
@@ -150,6 +159,8 @@ class Span:
             with torch.no_grad():
                 self.mixture = self._mix(get(batch, self._paths[0]))
                 self._put_inputs()
+        if self.learned is not None:
+            ledger.expect(self.learned)
         labels = {path: map_tensors(get(batch, path), self._mix_target) for path in self.targets}
         with _once_for_each_source(self.criterion), watched():
             output = self._step(replace(batch, {**self.inputs, **labels}), *rest, **kwargs)
@@ -159,6 +170,8 @@ class Span:
                 f"The step never called {self.layer.name!r}, so at={self.layer.name!r} mixed nothing. Name a"
                 " layer that the training step runs."
             )
+        if self.learned is not None and self.learned.value is not None:
+            self.mixture = with_changes(self.mixture, soft=self.learned.value.detach())
         return self._hand_back(output)
 
     def _put_inputs(self) -> None:
@@ -179,7 +192,8 @@ class Span:
         return mixture.follow(other, marks=other.dtype == torch.bool or "mask" in str(path[-1]))
 
     def _mix_target(self, target: Tensor) -> Tensor:
-        return mix_target(target, self.mixture, self.kind if self.layer is None else "class")
+        plain = self.layer is None and self.learned is None
+        return mix_target(target, self.mixture, self.kind if plain else "class")
 
     def _hand_back(self, output: Any) -> Any:
         """Return what the step returned with the mixture's loss and plain tensors in it."""

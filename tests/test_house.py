@@ -24,6 +24,7 @@ ORDER = [
     "boundaries",
     "fields targets",
     "layer saliency",
+    "second_head",
     "span",
     "callback",
     "drawn_layer",
@@ -71,8 +72,9 @@ def test_the_reference_modules_know_nothing_of_mixing() -> None:
     assert [p for p in (PACKAGE / "experiments").rglob("*.py") if set(imports_of(p)) - {"experiments"}] == []
 
 
-# RandomMix has four of them for its default, the others are MixUp and CutMix at some of their layers.
-MADE_OF_OTHERS = ("randommix", "manifoldmixup", "patchup")
+# RandomMix has four of them for its default, two are MixUp and CutMix at some of their layers, and a form of
+# LaMix shows what Puzzle Mix shows.
+MADE_OF_OTHERS = ("randommix", "manifoldmixup", "patchup", "lamix")
 
 
 def test_methods_do_not_know_each_other() -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 from typing_extensions import override
 
-from lightning_msda import CutMix, FMix, MixUp, RandomMix, ResizeMix
+from lightning_msda import CutMix, FMix, LaMix, Mixture, MixUp, RandomMix, ResizeMix
 from lightning_msda.monitor import MixMonitor
 from tests.tools import Classifier, Recorder, grid_size, read_csv, read_picture, train
 from tests.tools import workplace as workplace
@@ -45,6 +46,10 @@ class FakeWriter:
 
     def __init__(self) -> None:
         self.images: list[tuple[Any, ...]] = []
+        self.histograms: list[tuple[Any, ...]] = []
+
+    def add_histogram(self, *args: Any) -> None:
+        self.histograms.append(args)
 
     def add_image(self, *args: Any) -> None:
         self.images.append(args)
@@ -263,6 +268,35 @@ def test_tensorboard_gets_the_grid() -> None:
     width, height = grid_size(1, 6, (8, 8), titles=["MixUp"], captions=["lam 0.00  0 + 0"])
     assert (pixels.shape, pixels.dtype) == ((3, height, width), torch.uint8)
     assert list(Path().rglob("*.png")) == []
+
+
+def test_learned_labels_are_logged_as_numbers_and_distributions() -> None:
+    run, board = FakeRun(), FakeTensorBoard()
+    loggers = [WandbLogger(experiment=run), board]  # type: ignore[arg-type]
+    method, targets = LaMix(beta=0.6), []
+
+    class Keep(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+            mix = method.last_mix
+            assert mix is not None and mix.soft is not None
+            own, other = (F.one_hot(y, 4) * weight for y, weight in _labels(batch[1], mix))
+            targets.append((own + other + 0.4 * mix.soft, mix.soft))
+
+    train([method, MixMonitor(1), Keep()], logger=loggers, batches=4)
+    logged = run.having("msda/target/1")
+    assert len(logged) == len(targets) == 4
+    for values, (target, _) in zip(logged, targets, strict=True):
+        largest = target.sort(1, descending=True).values.mean(0).tolist()
+        assert [values[f"msda/target/{i}"] for i in (1, 2, 3, 4)] == pytest.approx(largest, rel=1e-5)
+    drawn = {name: values for name, values, step in board.writer.histograms}
+    torch.testing.assert_close(drawn["msda/target"], targets[0][0].flatten())
+    torch.testing.assert_close(drawn["msda/learned"], targets[0][1].flatten())
+    (histogram,) = run.having("msda/learned")
+    assert sum(histogram["msda/learned"].histogram) == 6 * 4
+
+
+def _labels(y: Tensor, mix: Mixture) -> list[tuple[Tensor, Tensor]]:
+    return [(y, mix.weights[:, :1]), (y[mix.partner], mix.weights[:, 1:])]
 
 
 def test_mlflow_gets_the_grid() -> None:

@@ -4,6 +4,7 @@ from lightning_msda.methods.bcmix import BCMix, bcmix
 from lightning_msda.methods.cutmix import CutMix, cutmix
 from lightning_msda.methods.cutout import Cutout, cutout
 from lightning_msda.methods.fmix import FMix, fmix, fmix_mask
+from lightning_msda.methods.lamix import LaMix, lamix
 from lightning_msda.methods.manifoldmixup import ManifoldMixup
 from lightning_msda.methods.mixup import MixUp, mixup
 from lightning_msda.methods.patchup import PatchUp, patchup
@@ -18,6 +19,7 @@ __all__ = [
     "CutMix",
     "Cutout",
     "FMix",
+    "LaMix",
     "ManifoldMixup",
     "MixUp",
     "PatchUp",
@@ -31,6 +33,7 @@ __all__ = [
     "cutout",
     "fmix",
     "fmix_mask",
+    "lamix",
     "mixup",
     "patchup",
     "puzzlemix",

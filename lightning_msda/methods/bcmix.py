@@ -8,7 +8,7 @@ from typing_extensions import Unpack, override
 
 from lightning_msda.callback import MSDA, CommonArgs
 from lightning_msda.mixture import Mixture
-from lightning_msda.ops import along, interpolate, to_device, weight_dtype
+from lightning_msda.ops import along, check_interpolable, interpolate, to_device, weight_dtype
 from lightning_msda.randomness import Step, sample_partners, sample_uniform
 
 __all__ = ["BCMix", "bcmix"]
@@ -52,11 +52,7 @@ def bcmix(
         >>> bool(mix.inputs.mean().abs() < 1e-6)
         True
     """
-    if not x.is_floating_point():
-        raise ValueError(
-            f"BCMix interpolates its inputs, which are {x.dtype} of shape {tuple(x.shape)}. Mix tokens at"
-            " their embedding, BCMix(at='embedding'); convert images to floating point."
-        )
+    check_interpolable(x, "BCMix")
     if partner is None:
         partner = sample_partners(len(x), generator)
     r = sample_uniform(0, 1, len(x) if per_sample else 1, generator).to(weight_dtype(x))
@@ -84,10 +80,7 @@ class BCMix(MSDA):
         common.setdefault("per_sample", True)
         common.setdefault("pair", "other_class")
         super().__init__(**common)
-        if self.dims is not None:
-            raise ValueError(
-                f"dims={self.dims} has no meaning for BCMix, which interpolates whole samples: leave it out."
-            )
+        self._leave_out("dims", because="interpolates whole samples")
         self.plus = plus
 
     @override

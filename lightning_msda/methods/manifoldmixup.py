@@ -40,11 +40,7 @@ class ManifoldMixup(AtDrawnLayer):
         check_positive("alpha", alpha)
         self.alpha = alpha
         super().__init__(layers, **common)
-        if self.dims is not None:
-            raise ValueError(
-                f"dims={self.dims} has no meaning for ManifoldMixup, which interpolates whole samples: leave"
-                " it out, or use a method with a mask, PatchUp(...)."
-            )
+        self._leave_out("dims", because="interpolates whole samples")
 
     @override
     def mix(self, x: Tensor, step: Step) -> Mixture:

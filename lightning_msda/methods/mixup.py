@@ -7,7 +7,7 @@ from typing_extensions import Unpack, override
 
 from lightning_msda.callback import MSDA, CommonArgs
 from lightning_msda.mixture import Mixture
-from lightning_msda.ops import interpolate, to_device, weight_dtype
+from lightning_msda.ops import check_interpolable, interpolate, to_device, weight_dtype
 from lightning_msda.randomness import Step, sample_beta, sample_partners
 from lightning_msda.schedule import Schedule, check_positive, value_at
 
@@ -47,12 +47,7 @@ def mixup(
         True
     """
     check_positive("alpha", alpha)
-    if not (x.is_floating_point() or x.is_complex()):
-        raise ValueError(
-            f"MixUp interpolates its inputs, which are {x.dtype} of shape {tuple(x.shape)}. Mix tokens at"
-            " their embedding, MixUp(at='embedding'), or by a mask, CutMix(dims=[1]); convert images to"
-            " floating point."
-        )
+    check_interpolable(x, "MixUp")
     if partner is None:
         partner = sample_partners(len(x), generator)
     lam = sample_beta(alpha, len(x) if per_sample else 1, generator).to(weight_dtype(x))
@@ -78,11 +73,7 @@ class MixUp(MSDA):
     def __init__(self, alpha: Schedule = 1.0, **common: Unpack[CommonArgs]) -> None:
         super().__init__(**common)
         check_positive("alpha", alpha)
-        if self.dims is not None:
-            raise ValueError(
-                f"dims={self.dims} has no meaning for MixUp, which interpolates whole samples: leave it out,"
-                " or use a method with a mask, CutMix(dims=...)."
-            )
+        self._leave_out("dims", because="interpolates whole samples")
         self.alpha = alpha
 
     @override

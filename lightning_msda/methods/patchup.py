@@ -135,11 +135,7 @@ class PatchUp(AtDrawnLayer):
         self.block_size = block_size
         self.alpha = alpha
         super().__init__(layers, **common)
-        if self.dims is not None:
-            raise ValueError(
-                f"dims={self.dims} has no meaning for PatchUp, whose blocks lie in all dimensions."
-                " Leave it out."
-            )
+        self._leave_out("dims", because="lays its blocks in all dimensions")
 
     @override
     def at_input(self) -> MSDA:

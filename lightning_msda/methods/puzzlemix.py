@@ -21,7 +21,7 @@ from lightning_msda.ops.saliency import spectral_residual
 from lightning_msda.ops.transport import transport_blocks
 from lightning_msda.randomness import Step, sample_beta, sample_integers, sample_partners
 from lightning_msda.saliency import gradient_saliency
-from lightning_msda.schedule import Schedule, check_positive, check_schedule, value_at
+from lightning_msda.schedule import Schedule, check_positive, check_schedule, check_share, value_at
 
 __all__ = ["PuzzleMix", "puzzle_energy", "puzzlemix"]
 
@@ -31,6 +31,7 @@ def puzzlemix(
     *,
     saliency: Tensor,
     alpha: float = 1.0,
+    lam: float | None = None,
     labels: int = 3,
     beta: float = 1.2,
     gamma: float = 0.5,
@@ -58,6 +59,7 @@ def puzzlemix(
             with each channel stretched to [0, 1] over the batch, so that it may be normalised or not.
         saliency: How much each pixel matters, at least 0, floating point, shape ``(N, H, W)``.
         alpha: Concentration of the Beta law, above 0.
+        lam: The lam of the prior, in [0, 1]; None: drawn.
         labels: How many shares a block can have, 2, 3 or 4.
         beta: Weight of differences between the shares of neighbours, at least 0.
         gamma: Weight of differences across their edges, as a part of ``beta``, at least 0. Above 1 it can
@@ -86,19 +88,19 @@ def puzzlemix(
         >>> mix.mask.shape, torch.equal(mix.lam, mix.mask.mean((1, 2, 3)))
         (torch.Size([4, 1, 32, 32]), True)
     """
-    _check(alpha, labels, beta, gamma, eta, t_eps)
+    _check(alpha, lam, labels, beta, gamma, eta, t_eps)
     _check_sizes(x, block_num, neigh_size=neigh_size, t_size=1 if t_size is None else t_size)
     _check_inputs(x, saliency, labels)
     n, _, height, width = x.shape
     if partner is None:
         partner = sample_partners(n, generator)
-    lam = sample_beta(alpha, 1, generator)
+    drawn = sample_beta(alpha, 1, generator) if lam is None else torch.tensor([lam], dtype=torch.float64)
     if block_num is None:
         block_num = min(2 ** (1 + int(sample_integers(4, 1, generator))), height, width)
     dtype = weight_dtype(x)
     share = torch.arange(labels, dtype=torch.float64)
     ways = torch.tensor([math.comb(labels - 1, i) for i in range(labels)])
-    prior = -(ways * lam**share * (1 - lam) ** (labels - 1 - share) + 1e-8).log()
+    prior = -(ways * drawn**share * (1 - drawn) ** (labels - 1 - share) + 1e-8).log()
     partner, prior = to_device(x.device, partner, prior.to(dtype))
 
     saliency = saliency.detach().to(dtype)
@@ -138,6 +140,7 @@ class PuzzleMix(MSDA):
     Args:
         alpha: Concentration of the ``Beta(alpha, alpha)`` law of lam, above 0; or values by the epoch that
             they begin with.
+        lam: The lam of the prior, in [0, 1], in the place of one that is drawn for each batch.
         labels: How many shares a block can have, 2, 3 or 4.
         beta: Weight of differences between the shares of neighbours.
         gamma: Weight of differences across their edges, as a part of ``beta``.
@@ -164,6 +167,7 @@ class PuzzleMix(MSDA):
     def __init__(
         self,
         alpha: Schedule = 1.0,
+        lam: float | None = None,
         labels: int = 3,
         beta: float = 1.2,
         gamma: float = 0.5,
@@ -178,17 +182,13 @@ class PuzzleMix(MSDA):
         **common: Unpack[CommonArgs],
     ) -> None:
         super().__init__(**common)
-        for name in ("at", "dims"):
-            if getattr(self, name) is not None:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} has no meaning for PuzzleMix, which cuts images by"
-                    " what is salient in them: leave it out, or use CutMix or FMix."
-                )
+        self._leave_out("at", "dims", because="cuts images by what is salient in them")
         check_positive("alpha", alpha)
-        _check(1.0, labels, beta, gamma, eta, t_eps)
+        _check(1.0, lam, labels, beta, gamma, eta, t_eps)
         if not isinstance(saliency_stride, int) or saliency_stride < 1:
             raise ValueError(f"saliency_stride={saliency_stride!r} must be a whole number from 1.")
         self.alpha = alpha
+        self.lam = lam
         self.labels = labels
         self.beta = beta
         self.gamma = gamma
@@ -242,6 +242,7 @@ class PuzzleMix(MSDA):
             x,
             saliency=_of_images(x) if step.saliency is None else step.saliency,
             alpha=value_at(self.alpha, step.epoch),
+            lam=self.lam,
             labels=self.labels,
             beta=self.beta,
             gamma=self.gamma,
@@ -380,8 +381,12 @@ def _moved(x: Tensor, blocks: Tensor, rows: int, cols: int) -> Tensor:
     return x.flatten(2).gather(2, flat).view_as(x)
 
 
-def _check(alpha: float, labels: int, beta: float, gamma: float, eta: float, t_eps: float) -> None:
+def _check(
+    alpha: float, lam: float | None, labels: int, beta: float, gamma: float, eta: float, t_eps: float
+) -> None:
     check_positive("alpha", alpha)
+    if lam is not None:
+        check_share("lam", lam)
     if labels not in (2, 3, 4):
         raise ValueError(f"labels={labels!r} is out of range: it must be 2, 3 or 4.")
     for name, value in (("beta", beta), ("gamma", gamma), ("eta", eta), ("t_eps", t_eps)):

@@ -10,7 +10,7 @@ from typing_extensions import Unpack, override
 
 from lightning_msda.callback import MSDA, CommonArgs
 from lightning_msda.mixture import Mixture
-from lightning_msda.ops import interpolate, to_device, weight_dtype
+from lightning_msda.ops import check_interpolable, interpolate, to_device, weight_dtype
 from lightning_msda.randomness import Step, sample_partners
 
 __all__ = ["SamplePairing", "samplepairing"]
@@ -36,11 +36,7 @@ def samplepairing(x: Tensor, *, partner: Tensor | None = None, generator: Genera
         >>> mix.inputs.tolist(), mix.lam.tolist()
         ([[0.5], [0.5]], [1.0, 1.0])
     """
-    if not (x.is_floating_point() or x.is_complex()):
-        raise ValueError(
-            f"SamplePairing averages its inputs, which are {x.dtype} of shape {tuple(x.shape)}. Mix tokens at"
-            " their embedding, SamplePairing(at='embedding'); convert images to floating point."
-        )
+    check_interpolable(x, "SamplePairing")
     if partner is None:
         partner = sample_partners(len(x), generator)
     (partner,) = to_device(x.device, partner)
@@ -69,12 +65,7 @@ class SamplePairing(MSDA):
 
     def __init__(self, epochs_on: int = 8, epochs_off: int = 2, **common: Unpack[CommonArgs]) -> None:
         super().__init__(**common)
-        for name in ("per_sample", "dims"):
-            if value := getattr(self, name):
-                raise ValueError(
-                    f"{name}={value} has no meaning for SamplePairing, which averages whole samples and draws"
-                    " no lam: leave it out."
-                )
+        self._leave_out("per_sample", "dims", because="averages whole samples and draws no lam")
         for name, number, least in (("epochs_on", epochs_on, 1), ("epochs_off", epochs_off, 0)):
             if not isinstance(number, int) or number < least:
                 raise ValueError(

@@ -18,6 +18,7 @@ from lightning_msda.ops.masks import (
 )
 from lightning_msda.ops.mixing import (
     boxed,
+    check_interpolable,
     interpolate,
     paste_box,
     paste_resized,
@@ -37,6 +38,7 @@ __all__ = [
     "boxed",
     "boxes_around",
     "center_boxes",
+    "check_interpolable",
     "fitted_boxes",
     "interpolate",
     "low_frequency_images",

@@ -11,6 +11,7 @@ from lightning_msda.ops.layout import along
 
 __all__ = [
     "boxed",
+    "check_interpolable",
     "interpolate",
     "paste_box",
     "paste_resized",
@@ -21,6 +22,24 @@ __all__ = [
 ]
 
 _LARGE = 2**15  # elements; index_select starts its threads anew for every sample of this size
+
+
+def check_interpolable(x: Tensor, method: str) -> None:
+    """Refuse what lies on no line.
+
+    Args:
+        x: Inputs, shape ``(N, ...)``.
+        method: Name of the class that would interpolate them.
+
+    Raises:
+        ValueError: If they are integers or booleans.
+    """
+    if not (x.is_floating_point() or x.is_complex()):
+        raise ValueError(
+            f"{method} interpolates its inputs, which are {x.dtype} of shape {tuple(x.shape)}. Mix tokens at"
+            f" their embedding, {method}(at='embedding'), or by a mask, CutMix(dims=[1]); convert images to"
+            " floating point."
+        )
 
 
 def interpolate(x: Tensor, partner: Tensor, lam: Tensor) -> Tensor:

@@ -69,6 +69,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "ManifoldMixup": {"layers": ["input", "network.layer1"], "alpha": 0.2},
     "PatchUp": {"layers": ["network.layer1"], "mode": "hard", "gamma": 0.5, "block_size": 3},
     "PuzzleMix": {"t_size": 4, "saliency_stride": 2, "block_num": 4, "pair": "other_class"},
+    "LaMix": {
+        "beta": {0: 0.5, 9: 1.0},
+        "lam": 0.5,
+        "classifier": "network.head",
+        "base": "puzzlemix",
+        "seed": 5,
+    },
     "MixUp": {"alpha": {0: 1.0, 100: 0.2}, "at": "network.layer1", **COMMON, "dims": None},
     "CutMix": {"alpha": 0.3, **COMMON, "target_key": False, "input_key": 0},
     "FMix": {

@@ -47,7 +47,9 @@ def test_a_recipe_says_what_it_is(name: str) -> None:
     first = header(name)[0]
     assert re.fullmatch(r"# \S.*\.", first)
     if name in METHODS:
-        assert re.search(r"\(arXiv:\d{4}\.\d{5}.*\)\. Differs from the paper in: \S", first)
+        assert re.search(
+            r"\((arXiv:\d{4}\.\d{5}|openreview\.net/forum\?id=\w+).*\)\. Differs from the paper in: \S", first
+        )
 
 
 @every_recipe

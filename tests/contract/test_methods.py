@@ -19,6 +19,7 @@ from lightning_msda import (
     CutMix,
     Cutout,
     FMix,
+    LaMix,
     ManifoldMixup,
     Mixture,
     MixUp,
@@ -97,14 +98,19 @@ BY_CHANNEL: dict[str, Callable[[], MSDA]] = {
     "PatchUp": partial(PatchUp, layers=["input"]),
     "PatchUp, hard, by sample": partial(PatchUp, layers=["input"], mode="hard", per_sample=True),
 }
+# A part of the label is learned, from cross-entropy alone.
+LEARNED: dict[str, Callable[[], MSDA]] = {
+    "LaMix": LaMix,
+    "LaMix by sample": partial(LaMix, per_sample=True),
+}
 
 
 @pytest.mark.parametrize("spatial", [(9,), (7, 10), (3, 4, 5)], ids=["1D", "2D", "3D"])
-@pytest.mark.parametrize("name", [*APART, *BY_CHANNEL])
+@pytest.mark.parametrize("name", [*APART, *BY_CHANNEL, *LEARNED])
 def test_a_method_whose_labels_do_not_follow_the_pixels_keeps_the_other_laws(
     name: str, spatial: tuple[int, ...]
 ) -> None:
-    check_method({**APART, **BY_CHANNEL}[name], spatial=spatial, labels_follow_pixels=False)
+    check_method({**APART, **BY_CHANNEL, **LEARNED}[name], spatial=spatial, labels_follow_pixels=False)
 
 
 @pytest.mark.parametrize("spatial", [(7, 10), (16, 16)])
@@ -123,7 +129,7 @@ def test_masks_run_over_any_dimensions(
 
 
 def test_every_method_is_held_to_the_laws() -> None:
-    makes = (*MIXES.values(), *APART.values(), *BY_CHANNEL.values(), *OF_IMAGES.values())
+    makes = (*MIXES.values(), *APART.values(), *BY_CHANNEL.values(), *LEARNED.values(), *OF_IMAGES.values())
     assert {type(make()).__name__ for make in makes} == set(NAMES)
 
 
