@@ -1,6 +1,19 @@
-"""Networks."""
+"""Networks: logits ``(N, num_classes)`` for inputs ``(N, ...)``."""
 
-from lightning_msda.experiments.models.preact_resnet import PreActResNet18
+from lightning_msda.experiments.models.preact_resnet import (
+    PreActResNet18,
+    PreActResNet18In2D,
+    PreActResNet34,
+    PreActResNet50,
+)
 from lightning_msda.experiments.models.small_cnn import SmallCNN
+from lightning_msda.experiments.models.wide_resnet import WideResNet
 
-__all__ = ["PreActResNet18", "SmallCNN"]
+__all__ = [
+    "PreActResNet18",
+    "PreActResNet18In2D",
+    "PreActResNet34",
+    "PreActResNet50",
+    "SmallCNN",
+    "WideResNet",
+]
