@@ -6,6 +6,7 @@ from lightning_msda.experiments.models.preact_resnet import (
     PreActResNet34,
     PreActResNet50,
 )
+from lightning_msda.experiments.models.pyramidnet import PyramidNet
 from lightning_msda.experiments.models.small_cnn import SmallCNN
 from lightning_msda.experiments.models.wide_resnet import WideResNet
 
@@ -14,6 +15,7 @@ __all__ = [
     "PreActResNet18In2D",
     "PreActResNet34",
     "PreActResNet50",
+    "PyramidNet",
     "SmallCNN",
     "WideResNet",
 ]
