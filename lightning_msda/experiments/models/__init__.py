@@ -14,12 +14,14 @@ from lightning_msda.experiments.models.pyramidnet import PyramidNet
 from lightning_msda.experiments.models.resnet import ResNet50, ResNet101
 from lightning_msda.experiments.models.se_resnext import SEResNeXt50
 from lightning_msda.experiments.models.small_cnn import SmallCNN
+from lightning_msda.experiments.models.text import BiLSTM, TextCNN
 from lightning_msda.experiments.models.vgg import VGG11
 from lightning_msda.experiments.models.wide_resnet import WideResNet
 
 __all__ = [
     "BERT",
     "VGG11",
+    "BiLSTM",
     "DenseNet121",
     "DenseNetBC",
     "LeNet",
@@ -33,6 +35,7 @@ __all__ = [
     "ResNet101",
     "SEResNeXt50",
     "SmallCNN",
+    "TextCNN",
     "VoxelPointNet",
     "WideResNet",
 ]
