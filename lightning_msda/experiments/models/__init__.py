@@ -13,6 +13,7 @@ from lightning_msda.experiments.models.preact_resnet import (
 from lightning_msda.experiments.models.pyramidnet import PyramidNet
 from lightning_msda.experiments.models.resnet import ResNet50, ResNet101
 from lightning_msda.experiments.models.se_resnext import SEResNeXt50
+from lightning_msda.experiments.models.side_by_side import SideBySide
 from lightning_msda.experiments.models.small_cnn import SmallCNN
 from lightning_msda.experiments.models.text import BiLSTM, TextCNN
 from lightning_msda.experiments.models.vgg import VGG11
@@ -34,6 +35,7 @@ __all__ = [
     "ResNet50",
     "ResNet101",
     "SEResNeXt50",
+    "SideBySide",
     "SmallCNN",
     "TextCNN",
     "VoxelPointNet",
