@@ -22,10 +22,10 @@ from lightning_msda import (
     SamplePairing,
     Step,
 )
-from lightning_msda.pictures import Cell, Display, draw_grid, mixed_cell
+from lightning_msda.pictures import Cell, Display, draw_grid
 
 IMAGES = Path(__file__).parent / "images"
-SIDE = 152
+SIDE, COLUMNS = 152, 7
 
 
 def photos() -> torch.Tensor:
@@ -40,21 +40,17 @@ def photos() -> torch.Tensor:
 
 def draw_methods() -> None:
     """Draw two photographs and what each method makes of them."""
-    x, y = photos(), torch.tensor([0, 1])
-    display = Display(mean=(0.0,) * 3, std=(1.0,) * 3, classes=("flower", "temple"))
+    x = photos()
+    display = Display(mean=(0.0,) * 3, std=(1.0,) * 3, classes=())
     puzzle = PuzzleMix(block_num=8, transport=False)  # by spectral residuals: there is no module to ask
     methods = [MixUp(), CutMix(), ResizeMix(), FMix(), SaliencyMix(), puzzle, BCMix(), SamplePairing()]
     methods += [LaMix(), PatchUp(["input"], block_size=31), Cutout(length=SIDE // 2)]
-    rows = []
-    for row, ordinal in enumerate((18, 3)):
-        step = Step(seed=3, ordinal=ordinal)
-        cells = [Cell(x[row], display.classes[row]), Cell(x[1 - row], display.classes[1 - row])]
-        for method in methods:
-            mix = method.mix(x, PairedStep(step.seed, step.ordinal))
-            cells.append(mixed_cell(mix, y, display, row))
-        rows.append(cells)
-    headers = ["own", "partner", *(type(method).__name__ for method in methods)]
-    draw_grid(rows, [""] * len(rows), headers).save(IMAGES / "methods.jpg", quality=88)
+    cells = [Cell(x[0], "own: flower"), Cell(x[1], "partner: temple")]
+    for method in methods:
+        mix = method.mix(x, PairedStep(seed=3, ordinal=18))
+        cells.append(Cell(display.image(mix.inputs[0]), f"{type(method).__name__}  lam {mix.lam[0]:.2f}"))
+    rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
+    draw_grid(rows, [""] * len(rows)).save(IMAGES / "methods.jpg", quality=88)
 
 
 class PairedStep(Step):
