@@ -110,6 +110,36 @@ def untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
+def unheard(module: nn.Module) -> Iterator[None]:
+    """Let a module's step run once more: what it logs and counts does not.
+
+    What its layers keep, such as running statistics, they keep.
+
+    Args:
+        module: The module; what it keeps itself and what its metrics have counted is put back.
+    """
+    keepers = [module, *(part for part in module.modules() if isinstance(part, Metric))]
+    with _in_place_of_state(keepers, [_copies(vars(part)) for part in keepers]):
+        silence(module)
+        yield
+
+
+def silence(module: nn.Module) -> None:
+    """Let a module, whose attributes are a copy, log nothing.
+
+    Args:
+        module: The module.
+    """
+    for name in ("log", "log_dict"):
+        if hasattr(module, name):
+            vars(module)[name] = _log_nothing
+
+
+def _log_nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+@contextmanager
 def _in_place_of_state(modules: list[nn.Module], copies: list[dict[str, Any]]) -> Iterator[None]:
     """Let modules keep what they keep in copies for a while."""
     kept = [dict(vars(module)) for module in modules]
