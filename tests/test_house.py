@@ -26,7 +26,7 @@ ORDER = [
     "layer saliency",
     "span",
     "callback",
-    "drawn_layer",
+    "drawn_layer by_saliency",
     "methods",
     "functional metrics pictures",
     "testing monitor",
