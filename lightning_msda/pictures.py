@@ -96,8 +96,9 @@ def mixed_cell(mixture: Mixture, labels: Tensor | None, display: Display, i: int
     """
     caption = f"lam {float(mixture.lam[i]):.2f}"
     if labels is not None and (own := display.label(labels[i])):
-        whole = float(mixture.lam[i]) == 1
-        caption += f"  {own}" + ("" if whole else f" + {display.label(labels[int(mixture.partner[i])])}")
+        others = zip(mixture.partners[i].tolist(), mixture.weights[i, 1:].tolist(), strict=True)
+        shown = [display.label(labels[partner]) for partner, weight in others if weight > 0]
+        caption += "  " + " + ".join([own, *shown])
     return Cell(display.image(mixture.inputs[i]), caption)
 
 
