@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from lightning_msda import (
     BCMix,
+    CoMixup,
     CutMix,
     Cutout,
     FMix,
@@ -42,8 +43,8 @@ def draw_methods() -> None:
     x, y = photos(), torch.tensor([0, 1])
     display = Display(mean=(0.0,) * 3, std=(1.0,) * 3, classes=("flower", "temple"))
     puzzle = PuzzleMix(block_num=8, transport=False)  # by spectral residuals: there is no module to ask
-    methods = [MixUp(), CutMix(), ResizeMix(), FMix(), SaliencyMix(), puzzle, BCMix(), SamplePairing()]
-    methods += [PatchUp(["input"], block_size=31), Cutout(length=SIDE // 2)]
+    methods = [MixUp(), CutMix(), ResizeMix(), FMix(), SaliencyMix(), puzzle, CoMixup(block_num=8), BCMix()]
+    methods += [SamplePairing(), PatchUp(["input"], block_size=31), Cutout(length=SIDE // 2)]
     rows = []
     for row, ordinal in enumerate((18, 3)):
         step = Step(seed=3, ordinal=ordinal)

@@ -109,7 +109,8 @@ def sample_block_num(x: Tensor, generator: Generator | None = None) -> int:
         x: Images, shape ``(N, C, H, W)``.
         generator: Source of randomness; None: the global one.
     """
-    return min(2 ** (1 + int(sample_integers(4, 1, generator))), *x.shape[2:])
+    drawn: list[int] = [2 ** (1 + int(sample_integers(4, 1, generator))), *x.shape[2:]]
+    return min(drawn)
 
 
 def check_images(x: Tensor, method: str) -> None:
