@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from lightning_msda import (
     BCMix,
+    CoMixup,
     CutMix,
     Cutout,
     FMix,
@@ -43,8 +44,14 @@ def draw_methods() -> None:
     x = photos()
     display = Display(mean=(0.0,) * 3, std=(1.0,) * 3, classes=())
     puzzle = PuzzleMix(block_num=8, transport=False)  # by spectral residuals: there is no module to ask
-    methods = [MixUp(), CutMix(), ResizeMix(), FMix(), SaliencyMix(), puzzle, BCMix(), SamplePairing()]
-    methods += [LaMix(), PatchUp(["input"], block_size=31), Cutout(length=SIDE // 2)]
+    methods = [MixUp(), CutMix(), ResizeMix(), FMix(), SaliencyMix(), puzzle, CoMixup(block_num=8)]
+    methods += [
+        BCMix(),
+        SamplePairing(),
+        LaMix(),
+        PatchUp(["input"], block_size=31),
+        Cutout(length=SIDE // 2),
+    ]
     cells = [Cell(x[0], "own: flower"), Cell(x[1], "partner: temple")]
     for method in methods:
         mix = method.mix(x, PairedStep(seed=3, ordinal=18))

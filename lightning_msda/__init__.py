@@ -3,6 +3,7 @@
 from lightning_msda.callback import MSDA
 from lightning_msda.methods import (
     BCMix,
+    CoMixup,
     CutMix,
     Cutout,
     FMix,
@@ -23,6 +24,7 @@ from lightning_msda.randomness import Step
 __all__ = [
     "MSDA",
     "BCMix",
+    "CoMixup",
     "CutMix",
     "Cutout",
     "FMix",

@@ -20,6 +20,7 @@ from lightning_msda.boundaries import watched
 from lightning_msda.fields import map_tensors
 from lightning_msda.methods import (
     bcmix,
+    comixup,
     cutmix,
     cutout,
     fmix,
@@ -38,6 +39,7 @@ from lightning_msda.targets import TargetKind, mix_target
 
 __all__ = [
     "bcmix",
+    "comixup",
     "cutmix",
     "cutout",
     "fmix",

@@ -97,9 +97,10 @@ def mixed_cell(mixture: Mixture, labels: Tensor | None, display: Display, i: int
     weights = mixture.weights[i].tolist()
     caption = f"lam {weights[0]:.2f}"
     if labels is not None and (own := display.label(labels[i])):
-        alone = not any(weights[1:])
-        caption += f"  {own}" + ("" if alone else f" + {display.label(labels[int(mixture.partner[i])])}")
-        caption += " + learned" if sum(weights) < 0.999 else ""
+        others = zip(mixture.partners[i].tolist(), weights[1:], strict=True)
+        shown = [display.label(labels[partner]) for partner, weight in others if weight > 0]
+        shown += ["learned"] if sum(weights) < 0.999 else []
+        caption += "  " + " + ".join([own, *shown])
     return Cell(display.image(mixture.inputs[i]), caption)
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "make_generator",
     "sample_beta",
     "sample_choice",
+    "sample_dirichlet",
     "sample_integers",
     "sample_partners",
     "sample_uniform",
@@ -110,11 +111,33 @@ def sample_beta(
         Draws in [0, 1], float64, shape ``(n,)``.
     """
     shapes = torch.tensor([alpha, alpha if beta is None else beta], dtype=torch.float64).expand(n, 2)
-    # The ratio of two Gamma variables, by their logarithms: small concentrations underflow. A variable of
-    # shape a is one of shape a + 1 times U^(1/a). torch.distributions takes no generator, this does.
+    return torch.sub(*_log_gamma(shapes, generator).unbind(1)).sigmoid_()
+
+
+def sample_dirichlet(alpha: float, k: int, n: int, generator: Generator | None = None) -> Tensor:
+    """Draw from the symmetric Dirichlet law: shares of a whole.
+
+    Args:
+        alpha: Concentration of each share, above 0.
+        k: Number of shares.
+        n: Number of draws.
+        generator: Source of randomness; None: the global one.
+
+    Returns:
+        Shares in [0, 1], float64, shape ``(n, k)``; rows sum to 1.
+    """
+    return _log_gamma(torch.full((n, k), alpha, dtype=torch.float64), generator).softmax(1)
+
+
+def _log_gamma(shapes: Tensor, generator: Generator | None) -> Tensor:
+    """Draw logarithms of Gamma variables: of small shapes the variables themselves underflow.
+
+    A variable of shape a is one of shape a + 1 times U^(1/a). torch.distributions takes no generator, this
+    does.
+    """
     log_gamma = torch._standard_gamma(shapes + 1, generator=generator).log_()
-    log_gamma += torch.rand(n, 2, dtype=torch.float64, generator=generator).neg_().log1p_().div_(shapes)
-    return torch.sub(*log_gamma.unbind(1)).sigmoid_()
+    uniform = torch.rand(shapes.shape, dtype=torch.float64, generator=generator)
+    return log_gamma.add_(uniform.neg_().log1p_().div_(shapes))
 
 
 def sample_uniform(low: float, high: float, n: int, generator: Generator | None = None) -> Tensor:

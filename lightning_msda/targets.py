@@ -34,8 +34,8 @@ def mix_target(target: Tensor, mixture: Mixture, kind: TargetKind | None = None)
         ``lam * own + (1 - lam) * partner``, a `MixedValue`. Classes become a `MixedTensor`.
 
     Raises:
-        ValueError: If there is not one label for each sample, or if it lines up with a mask that it cannot
-            follow.
+        ValueError: If there is not one label for each sample, or if it lines up with a mask, or with inputs
+            whose parts moved or have several masks, that it cannot follow.
     """
     n = len(mixture.partners)
     if target.dim() == 0 or len(target) != n:
@@ -43,6 +43,7 @@ def mix_target(target: Tensor, mixture: Mixture, kind: TargetKind | None = None)
             f"The inputs have {n} samples, but a target has shape {tuple(target.shape)}. Name targets"
             " with a label for each sample by target_key."
         )
+    _refuse_unfollowed(target, mixture)
     dense = target.dim() > 2 or not target.is_floating_point()
     if dense and mixture.fill is None and mixture.aligned_dims(target) is not None:
         followed = mixture.follow(target)
@@ -57,3 +58,15 @@ def mix_target(target: Tensor, mixture: Mixture, kind: TargetKind | None = None)
     if mixture.soft is not None:
         worlds.append(mixture.soft)
     return MixedTensor(tuple(worlds), mixture.label_weights)
+
+
+def _refuse_unfollowed(target: Tensor, mixture: Mixture) -> None:
+    """Refuse labels of the positions of inputs whose mask runs over no dimensions that could be named."""
+    spatial = mixture.inputs.shape[2:]
+    lined_up = target.dim() > 2 and target.shape[-len(spatial) :] == spatial
+    if mixture.mask is not None and not mixture.dims and lined_up and spatial.numel() > 1:
+        raise ValueError(
+            f"A target of shape {tuple(target.shape)} has labels for the positions of inputs"
+            f" {tuple(mixture.inputs.shape)}, whose parts were moved or come from several masks: it cannot"
+            " follow them. Use PuzzleMix(transport=False), CutMix or FMix; or name others by target_key."
+        )

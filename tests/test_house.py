@@ -27,7 +27,7 @@ ORDER = [
     "second_head",
     "span",
     "callback",
-    "drawn_layer",
+    "drawn_layer by_saliency",
     "methods",
     "functional metrics pictures",
     "testing monitor",

@@ -9,6 +9,7 @@ import torch
 from PIL.Image import Image
 from torch import Generator, Tensor
 
+from lightning_msda import Mixture
 from lightning_msda.functional import cutmix, fmix, mixup, resizemix
 from lightning_msda.pictures import Cell, Display, draw_grid, mixed_cells, steps_of_mix
 from tests.tools import grid_size, pairs
@@ -166,6 +167,13 @@ def test_labels_have_the_names_of_their_classes() -> None:
 @pytest.mark.parametrize("label", [torch.tensor(0.5), torch.tensor([0, 1]), torch.zeros(8, 8)], ids=str)
 def test_what_is_no_class_has_no_name(label: Tensor) -> None:
     assert Display(classes=("cat", "dog")).label(label) == ""
+
+
+def test_all_labels_with_a_weight_stand_in_the_caption() -> None:
+    weights = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    mix = Mixture(torch.rand(2, 1, 4, 4), torch.tensor([[1, 0, 1], [0, 1, 1]]), weights, per_sample=True)
+    cells = mixed_cells(mix, torch.tensor([7, 3]), Display(), 2)
+    assert [cell.caption for cell in cells] == ["lam 0.50  7 + 3 + 7", "lam 0.00  3 + 7"]
 
 
 def test_mixed_samples_are_captioned_with_lam_and_the_labels_that_count() -> None:

@@ -17,6 +17,7 @@ from lightning_msda.randomness import (
     make_generator,
     sample_beta,
     sample_choice,
+    sample_dirichlet,
     sample_integers,
     sample_partners,
     sample_uniform,
@@ -137,6 +138,16 @@ def test_unequal_beta_has_the_mean_and_the_variance_of_the_law(alpha: float) -> 
     mean = (alpha + 1) / (2 * alpha + 1)
     assert_mean(draws, mean)
     assert_mean((draws - mean) ** 2, alpha / (2 * (2 * alpha + 1) ** 2))
+
+
+@pytest.mark.parametrize(("alpha", "k"), [(0.02, 3), (2.0, 5), (1.0, 1)])
+def test_shares_of_a_dirichlet_law_are_beta_distributed(alpha: float, k: int) -> None:
+    draws = sample_dirichlet(alpha, k, 100_000, seeded(4))
+    assert draws.shape == (100_000, k) and bool(draws.isfinite().all())
+    assert torch.allclose(draws.sum(1), torch.ones(100_000, dtype=torch.float64))
+    for share in draws.unbind(1) if k > 1 else ():
+        assert_mean(share, 1 / k)
+        assert_mean((share - 1 / k) ** 2, (k - 1) / k**2 / (k * alpha + 1))
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.2, 0.2), (1, 1), (2, 2), (8, 8), (1.2, 0.2), (2, 1), (3, 2)])

@@ -1,6 +1,7 @@
 """The mixing methods, one file each: the pure function, then its callback."""
 
 from lightning_msda.methods.bcmix import BCMix, bcmix
+from lightning_msda.methods.comixup import CoMixup, comixup
 from lightning_msda.methods.cutmix import CutMix, cutmix
 from lightning_msda.methods.cutout import Cutout, cutout
 from lightning_msda.methods.fmix import FMix, fmix, fmix_mask
@@ -16,6 +17,7 @@ from lightning_msda.methods.samplepairing import SamplePairing, samplepairing
 
 __all__ = [
     "BCMix",
+    "CoMixup",
     "CutMix",
     "Cutout",
     "FMix",
@@ -29,6 +31,7 @@ __all__ = [
     "SaliencyMix",
     "SamplePairing",
     "bcmix",
+    "comixup",
     "cutmix",
     "cutout",
     "fmix",

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from typing_extensions import Unpack, override
 
-from lightning_msda.callback import MSDA, CommonArgs
+from lightning_msda.by_saliency import (
+    BySaliency,
+    check_blocks,
+    check_images,
+    check_saliency,
+    saliency_at,
+    sample_block_num,
+)
+from lightning_msda.callback import CommonArgs
 from lightning_msda.mixture import Mixture
 from lightning_msda.ops import along, select, to_device, weight_dtype
+from lightning_msda.ops.blocks import block_shares, cell_means, owners, to_pixels
 from lightning_msda.ops.labelling import label_grid
-from lightning_msda.ops.saliency import spectral_residual
 from lightning_msda.ops.transport import transport_blocks
-from lightning_msda.randomness import Step, sample_beta, sample_integers, sample_partners
-from lightning_msda.saliency import gradient_saliency
+from lightning_msda.randomness import Step, sample_beta, sample_partners
 from lightning_msda.schedule import Schedule, check_positive, check_schedule, check_share, value_at
 
 __all__ = ["PuzzleMix", "puzzle_energy", "puzzlemix"]
@@ -89,14 +91,20 @@ def puzzlemix(
         (torch.Size([4, 1, 32, 32]), True)
     """
     _check(alpha, lam, labels, beta, gamma, eta, t_eps)
-    _check_sizes(x, block_num, neigh_size=neigh_size, t_size=1 if t_size is None else t_size)
-    _check_inputs(x, saliency, labels)
+    check_images(x, "Puzzle Mix")
+    _check_sizes(neigh_size=neigh_size, t_size=1 if t_size is None else t_size)
+    check_blocks(block_num, x)
+    if labels > 2 and not x.is_floating_point():
+        raise ValueError(
+            f"labels={labels} interpolates between images, which {x.dtype} cannot. Set labels=2."
+        )
+    check_saliency(saliency, x)
     n, _, height, width = x.shape
     if partner is None:
         partner = sample_partners(n, generator)
     drawn = sample_beta(alpha, 1, generator) if lam is None else torch.tensor([lam], dtype=torch.float64)
     if block_num is None:
-        block_num = min(2 ** (1 + int(sample_integers(4, 1, generator))), height, width)
+        block_num = sample_block_num(x, generator)
     dtype = weight_dtype(x)
     share = torch.arange(labels, dtype=torch.float64)
     ways = torch.tensor([math.comb(labels - 1, i) for i in range(labels)])
@@ -106,8 +114,7 @@ def puzzlemix(
     saliency = saliency.detach().to(dtype)
     energy = puzzle_energy(x.detach(), saliency, partner, prior, block_num, beta, gamma, eta, neigh_size)
     chosen = label_grid(*energy)
-    rows, cols = (_owners(size, block_num, x.device) for size in (height, width))
-    level = chosen.index_select(1, rows).index_select(2, cols)
+    level = to_pixels(chosen, height, width)
     mask = level > 0 if labels == 2 else level.to(dtype) / (labels - 1)
     kept = (level.to(dtype) / (labels - 1)).mean((1, 2))
     mask = along(mask, (2, 3), 4)
@@ -116,7 +123,7 @@ def puzzlemix(
         per = [max(1, size // block_num // t_size) if t_size else 1 for size in (height, width)]
         down, right = (block_num * times for times in per)
         chosen = chosen.repeat_interleave(per[0], 1).repeat_interleave(per[1], 2)
-        worth = _block_shares(saliency, down, right)
+        worth = block_shares(saliency, down, right)
         blocks = transport_blocks(
             torch.cat([worth, worth.index_select(0, partner)]),
             torch.cat([chosen > 0, chosen < labels - 1]),
@@ -129,7 +136,7 @@ def puzzlemix(
     return Mixture.of_pairs(mixed, partner, kept, mask=mask, dims=() if transport else (2, 3))
 
 
-class PuzzleMix(MSDA):
+class PuzzleMix(BySaliency):
     """Shows of two images what is salient in each, in blocks (Kim et al., arXiv:2009.06962).
 
     What is salient is the gradient of a loss that the module computes on the clean batch first:
@@ -162,8 +169,6 @@ class PuzzleMix(MSDA):
         >>> callback = PuzzleMix(t_size=4)  # Trainer(callbacks=[callback])
     """
 
-    reads_values: ClassVar[bool] = True
-
     def __init__(
         self,
         alpha: Schedule = 1.0,
@@ -181,12 +186,9 @@ class PuzzleMix(MSDA):
         saliency_loss: str | None = None,
         **common: Unpack[CommonArgs],
     ) -> None:
-        super().__init__(**common)
-        self._leave_out("at", "dims", because="cuts images by what is salient in them")
+        super().__init__(saliency_stride, saliency_loss, **common)
         check_positive("alpha", alpha)
         _check(1.0, lam, labels, beta, gamma, eta, t_eps)
-        if not isinstance(saliency_stride, int) or saliency_stride < 1:
-            raise ValueError(f"saliency_stride={saliency_stride!r} must be a whole number from 1.")
         self.alpha = alpha
         self.lam = lam
         self.labels = labels
@@ -198,49 +200,12 @@ class PuzzleMix(MSDA):
         self.transport = transport
         self.t_eps = t_eps
         self.t_size = t_size
-        self.saliency_stride = saliency_stride
-        self.saliency_loss = saliency_loss
-
-    @property
-    @override
-    def lam_by_sample(self) -> bool:
-        return True
-
-    @override
-    def look(
-        self,
-        step: Step,
-        x: Tensor,
-        labels: Any,
-        module: nn.Module,
-        context: Callable[[], AbstractContextManager[Any]],
-    ) -> Step:
-        step = super().look(step, x, labels, module, context)
-        if not isinstance(labels, Tensor):
-            raise ValueError(
-                "PuzzleMix computes a loss to see what is salient, and target_key names no labels: let it"
-                " name them, or use another method."
-            )
-        if x.dim() != 4 or not x.is_floating_point():
-            raise ValueError(
-                f"PuzzleMix mixes images (N, C, H, W) of floating point, not {x.dtype} of shape"
-                f" {tuple(x.shape)}: their gradient says what is salient. Use CutMix or FMix."
-            )
-        saliency = gradient_saliency(
-            module,
-            x,
-            labels,
-            loss=self.saliency_loss,
-            stride=self.saliency_stride,
-            context=context,
-        )
-        return replace(step, saliency=saliency)
 
     @override
     def mix(self, x: Tensor, step: Step) -> Mixture:
         return puzzlemix(
             x,
-            saliency=_of_images(x) if step.saliency is None else step.saliency,
+            saliency=saliency_at(step, x),
             alpha=value_at(self.alpha, step.epoch),
             lam=self.lam,
             labels=self.labels,
@@ -291,10 +256,10 @@ def puzzle_energy(
         Cost of each label, ``(N, L, b, b)``, and weights between neighbours, ``(N, b - 1, b)`` below each
         other and ``(N, b, b - 1)`` side by side.
     """
-    own = _block_shares(saliency, block_num, block_num)
+    own = block_shares(saliency, block_num, block_num)
     if_own, if_shown = own.index_select(0, partner), own.clone()
     rows, cols = (max(1, size // block_num // neigh_size) for size in x.shape[2:])
-    cells = _cell_means(_stretched(x, saliency.dtype), block_num * rows, block_num * cols)
+    cells = cell_means(_stretched(x, saliency.dtype), block_num * rows, block_num * cols)
     smooth = beta / (16 * block_num)
     weights = []
     for dim, meeting, lengthwise in ((1, rows, cols), (2, cols, rows)):
@@ -330,32 +295,6 @@ def _stretched(x: Tensor, dtype: torch.dtype) -> Tensor:
     return (x - low) / torch.where(high > low, high - low, 1)
 
 
-def _owners(size: int, parts: int, device: torch.device) -> Tensor:
-    """Return which of several parts each position belongs to, as equal as can be, shape ``(size,)``."""
-    return torch.arange(size, device=device) * parts // size
-
-
-def _members(size: int, parts: int, like: Tensor) -> Tensor:
-    """Return whether each position belongs to each part, as 0 and 1, shape ``(parts, size)``."""
-    parts_ = torch.arange(parts, device=like.device)
-    return (_owners(size, parts, like.device) == parts_[:, None]).to(like.dtype)
-
-
-def _cell_means(x: Tensor, rows: int, cols: int) -> Tensor:
-    """Return the mean of each cell of a grid, shape ``(..., rows, cols)``."""
-    down, right = _members(x.size(-2), rows, x), _members(x.size(-1), cols, x)
-    return (down / down.sum(1, keepdim=True)) @ x @ (right / right.sum(1, keepdim=True)).T
-
-
-def _block_shares(saliency: Tensor, rows: int, cols: int) -> Tensor:
-    """Return each block's share of its image's saliency, equal where there is none, ``(N, rows, cols)``."""
-    mass = (
-        _members(saliency.size(1), rows, saliency) @ saliency @ _members(saliency.size(2), cols, saliency).T
-    )
-    total = mass.sum((1, 2), keepdim=True)
-    return torch.where(total > 0, mass / total, 1 / (rows * cols))
-
-
 def _moved(x: Tensor, blocks: Tensor, rows: int, cols: int) -> Tensor:
     """Return images with other blocks in the places of a grid, resized by a pixel where needed (nearest).
 
@@ -368,10 +307,10 @@ def _moved(x: Tensor, blocks: Tensor, rows: int, cols: int) -> Tensor:
     n, channels, height, width = x.shape
     at = blocks.view(n, rows, cols)
     for dim, (size, parts) in enumerate(((height, rows), (width, cols)), 1):
-        at = at.index_select(dim, _owners(size, parts, x.device))
+        at = at.index_select(dim, owners(size, parts, x.device))
     source = torch.zeros_like(at)
     for dim, (size, parts, part) in enumerate(((height, rows, at // cols), (width, cols, at % cols)), 1):
-        owner = _owners(size, parts, x.device)
+        owner = owners(size, parts, x.device)
         starts = -(torch.arange(parts + 1, device=x.device) * -size // parts)  # rounded up
         sides = starts.diff()
         inside = torch.arange(size, device=x.device) - starts[owner]
@@ -393,39 +332,7 @@ def _check(
         check_schedule(name, value, lambda weight: 0 <= weight < math.inf, "a finite number, at least 0")
 
 
-def _check_sizes(x: Tensor, block_num: int | None, **sizes: int) -> None:
-    if x.dim() != 4:
-        raise ValueError(
-            f"Inputs of shape {tuple(x.shape)} are no images: Puzzle Mix takes (N, C, H, W), whose pixels"
-            " have neighbours in two dimensions. Take FMix or CutMix for others."
-        )
+def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"{name}={size!r} is out of range: it must be a whole number of pixels above 0.")
-    if block_num is not None and (
-        isinstance(block_num, bool)
-        or not isinstance(block_num, int)
-        or not 1 <= block_num <= min(x.shape[2:])
-    ):
-        raise ValueError(
-            f"block_num={block_num!r} is out of range: images of {x.size(2)} by {x.size(3)} pixels have from"
-            f" 1 to {min(x.shape[2:])} blocks in each dimension."
-        )
-
-
-def _check_inputs(x: Tensor, saliency: Tensor, labels: int) -> None:
-    if labels > 2 and not x.is_floating_point():
-        raise ValueError(
-            f"labels={labels} interpolates between images, which {x.dtype} cannot. Set labels=2."
-        )
-    if saliency.shape != (len(x), *x.shape[2:]) or not saliency.is_floating_point():
-        raise ValueError(
-            f"saliency of shape {tuple(saliency.shape)} and {saliency.dtype} does not fit inputs of shape"
-            f" {tuple(x.shape)}: it must be floating point, (N, H, W)."
-        )
-
-
-def _of_images(x: Tensor) -> Tensor:
-    """Return a saliency of images for which there is no module to ask, shape ``(N, H, W)``."""
-    residual = spectral_residual(x, (2, 3))
-    return F.interpolate(residual[:, None], x.shape[2:], mode="nearest")[:, 0]

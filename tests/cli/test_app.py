@@ -68,6 +68,7 @@ COMMON = {
 METHODS: dict[str, dict[str, Any]] = {
     "ManifoldMixup": {"layers": ["input", "network.layer1"], "alpha": 0.2},
     "PatchUp": {"layers": ["network.layer1"], "mode": "hard", "gamma": 0.5, "block_size": 3},
+    "CoMixup": {"alpha": {0: 2.0, 5: 1.0}, "threshold": "soft", "block_num": 2, "part": 8, "sources": 2},
     "PuzzleMix": {"t_size": 4, "saliency_stride": 2, "block_num": 4, "pair": "other_class"},
     "LaMix": {
         "beta": {0: 0.5, 9: 1.0},

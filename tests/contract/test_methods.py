@@ -16,6 +16,7 @@ import lightning_msda
 from lightning_msda import (
     MSDA,
     BCMix,
+    CoMixup,
     CutMix,
     Cutout,
     FMix,
@@ -90,6 +91,8 @@ def test_every_method_keeps_the_laws(name: str, spatial: tuple[int, ...]) -> Non
 
 # Images of up to four channels, salient where their spectral residual is: there is no module to ask.
 OF_IMAGES: dict[str, Callable[[], MSDA]] = {
+    "CoMixup": CoMixup,
+    "CoMixup in parts, of any number of sources": partial(CoMixup, part=4, sources=20, threshold="soft"),
     "PuzzleMix": PuzzleMix,
     "PuzzleMix without transport": partial(PuzzleMix, transport=False, labels=2),
 }
