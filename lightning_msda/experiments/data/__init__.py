@@ -2,5 +2,11 @@
 
 from lightning_msda.experiments.data.cifar import CIFAR10Data, CIFAR100Data
 from lightning_msda.experiments.data.digits import DigitsData
+from lightning_msda.experiments.data.subsets import NoisyLabels
 
-__all__ = ["CIFAR10Data", "CIFAR100Data", "DigitsData"]
+__all__ = [
+    "CIFAR10Data",
+    "CIFAR100Data",
+    "DigitsData",
+    "NoisyLabels",
+]
