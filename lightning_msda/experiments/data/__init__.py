@@ -2,11 +2,16 @@
 
 from lightning_msda.experiments.data.cifar import CIFAR10Data, CIFAR100Data
 from lightning_msda.experiments.data.digits import DigitsData
+from lightning_msda.experiments.data.mnist import FashionMNISTData, MNISTData
 from lightning_msda.experiments.data.subsets import NoisyLabels
+from lightning_msda.experiments.data.svhn import SVHNData
 
 __all__ = [
     "CIFAR10Data",
     "CIFAR100Data",
     "DigitsData",
+    "FashionMNISTData",
+    "MNISTData",
     "NoisyLabels",
+    "SVHNData",
 ]
