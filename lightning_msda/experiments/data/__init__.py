@@ -2,16 +2,21 @@
 
 from lightning_msda.experiments.data.cifar import CIFAR10Data, CIFAR100Data
 from lightning_msda.experiments.data.digits import DigitsData
+from lightning_msda.experiments.data.imagenet import ImageNetAData, ImageNetData
 from lightning_msda.experiments.data.mnist import FashionMNISTData, MNISTData
 from lightning_msda.experiments.data.subsets import NoisyLabels
 from lightning_msda.experiments.data.svhn import SVHNData
+from lightning_msda.experiments.data.tiny_imagenet import TinyImageNetData
 
 __all__ = [
     "CIFAR10Data",
     "CIFAR100Data",
     "DigitsData",
     "FashionMNISTData",
+    "ImageNetAData",
+    "ImageNetData",
     "MNISTData",
     "NoisyLabels",
     "SVHNData",
+    "TinyImageNetData",
 ]
