@@ -2,8 +2,10 @@
 
 from lightning_msda.experiments.data.cifar import CIFAR10Data, CIFAR100Data
 from lightning_msda.experiments.data.digits import DigitsData
+from lightning_msda.experiments.data.fsdd import FSDDData
 from lightning_msda.experiments.data.imagenet import ImageNetAData, ImageNetData
 from lightning_msda.experiments.data.mnist import FashionMNISTData, MNISTData
+from lightning_msda.experiments.data.speech_commands import SpeechCommandsData
 from lightning_msda.experiments.data.subsets import NoisyLabels
 from lightning_msda.experiments.data.svhn import SVHNData
 from lightning_msda.experiments.data.tiny_imagenet import TinyImageNetData
@@ -12,11 +14,13 @@ __all__ = [
     "CIFAR10Data",
     "CIFAR100Data",
     "DigitsData",
+    "FSDDData",
     "FashionMNISTData",
     "ImageNetAData",
     "ImageNetData",
     "MNISTData",
     "NoisyLabels",
     "SVHNData",
+    "SpeechCommandsData",
     "TinyImageNetData",
 ]
