@@ -5,10 +5,12 @@ from lightning_msda.experiments.data.digits import DigitsData
 from lightning_msda.experiments.data.fsdd import FSDDData
 from lightning_msda.experiments.data.imagenet import ImageNetAData, ImageNetData
 from lightning_msda.experiments.data.mnist import FashionMNISTData, MNISTData
+from lightning_msda.experiments.data.modelnet import ModelNet10Data
 from lightning_msda.experiments.data.speech_commands import SpeechCommandsData
 from lightning_msda.experiments.data.subsets import NoisyLabels
 from lightning_msda.experiments.data.svhn import SVHNData
 from lightning_msda.experiments.data.tiny_imagenet import TinyImageNetData
+from lightning_msda.experiments.data.voxels import voxels_to_points
 
 __all__ = [
     "CIFAR10Data",
@@ -19,8 +21,10 @@ __all__ = [
     "ImageNetAData",
     "ImageNetData",
     "MNISTData",
+    "ModelNet10Data",
     "NoisyLabels",
     "SVHNData",
     "SpeechCommandsData",
     "TinyImageNetData",
+    "voxels_to_points",
 ]
