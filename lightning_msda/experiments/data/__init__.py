@@ -1,5 +1,6 @@
 """Data modules. Each has ``mean``, ``std`` and ``classes``, by which pictures are drawn."""
 
+from lightning_msda.experiments.data.bengali import BengaliData
 from lightning_msda.experiments.data.cifar import CIFAR10Data, CIFAR100Data
 from lightning_msda.experiments.data.digits import DigitsData
 from lightning_msda.experiments.data.fsdd import FSDDData
@@ -13,6 +14,7 @@ from lightning_msda.experiments.data.tiny_imagenet import TinyImageNetData
 from lightning_msda.experiments.data.voxels import voxels_to_points
 
 __all__ = [
+    "BengaliData",
     "CIFAR10Data",
     "CIFAR100Data",
     "DigitsData",
