@@ -7,10 +7,18 @@ from lightning_msda.experiments.data.fsdd import FSDDData
 from lightning_msda.experiments.data.imagenet import ImageNetAData, ImageNetData
 from lightning_msda.experiments.data.mnist import FashionMNISTData, MNISTData
 from lightning_msda.experiments.data.modelnet import ModelNet10Data
+from lightning_msda.experiments.data.sentiment import (
+    IMDbData,
+    RTPolarityData,
+    ToxicCommentsData,
+    YelpFullData,
+    YelpPolarityData,
+)
 from lightning_msda.experiments.data.speech_commands import SpeechCommandsData
 from lightning_msda.experiments.data.subsets import NoisyLabels
 from lightning_msda.experiments.data.svhn import SVHNData
 from lightning_msda.experiments.data.tiny_imagenet import TinyImageNetData
+from lightning_msda.experiments.data.trec import TRECData
 from lightning_msda.experiments.data.voxels import voxels_to_points
 
 __all__ = [
@@ -20,13 +28,19 @@ __all__ = [
     "DigitsData",
     "FSDDData",
     "FashionMNISTData",
+    "IMDbData",
     "ImageNetAData",
     "ImageNetData",
     "MNISTData",
     "ModelNet10Data",
     "NoisyLabels",
+    "RTPolarityData",
     "SVHNData",
     "SpeechCommandsData",
+    "TRECData",
     "TinyImageNetData",
+    "ToxicCommentsData",
+    "YelpFullData",
+    "YelpPolarityData",
     "voxels_to_points",
 ]
