@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightning_msda.experiments.data import FSDDData, SpeechCommandsData
 from lightning_msda.experiments.data.audio import LogMel, read_wav, resample, spoken_faster, stretched
+from lightning_msda.experiments.data.speech import Spectrograms
 from tests.experiments.tools import made, real, refuse, unplugged, whole
 from tests.tools import workplace as workplace
 
@@ -206,6 +207,20 @@ def test_training_sounds_are_changed_and_others_are_not(commands: Path) -> None:
     assert seen.min() >= -0.5 and seen.max() <= 0.5
     assert torch.equal(plain.train[0][0], plain.train[0][0])
     assert torch.equal(data.val[0][0], data.val[0][0])
+
+
+def test_noise_is_added_to_half_of_the_sounds_and_pitch_is_changed_in_half() -> None:
+    seed_everything(0, verbose=False)
+    noise = torch.randint(-3000, 3000, (5, 16000)).short()
+    silence = torch.zeros(1, 16000, dtype=torch.int16)
+    heard = Spectrograms(silence, [0] * 200, [0] * 200, LogMel(16000), augment=True, noise=noise)
+    assert 70 < sum(float(heard[i][0].min()) < 0.5 for i in range(200)) < 130  # silence is flat
+    sound = torch.tensor([tone(2000)]).short()
+    sung = Spectrograms(sound, [0] * 200, [0] * 200, LogMel(16000, mels=128), augment=True)
+    bands = Counter(int(sung[i][0][0].mean(1).argmax()) for i in range(200))
+    plain = Spectrograms(sound, [0], [0], LogMel(16000, mels=128))[0][0][0].mean(1).argmax()
+    assert 70 < bands[int(plain)] < 150
+    assert min(bands) < int(plain) - 5 and max(bands) > int(plain) + 5
 
 
 def test_recordings_are_read_once(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:

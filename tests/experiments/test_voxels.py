@@ -128,6 +128,9 @@ def test_modelnet_is_read_as_grids_of_its_classes(modelnet: Path) -> None:
     assert sorted(y.tolist()) == sorted([*range(10)] * 2)
     x, y = whole(data.test_dataloader())
     assert y.tolist() == list(range(10))
+    for k in range(10):  # the same meshes give the same grids, whatever stands before them
+        assert torch.equal(data.test[k][0], data.train[2 * k][0])
+        assert torch.equal(data.test[k][0], data.train[2 * k + 1][0])
     for k in range(10):  # class k is k + 1 cells high, and more where top and bottom lie between cells
         levels = x[k, 0].any(0).any(0).nonzero().flatten()
         assert k + 1 <= int(levels.max() - levels.min()) + 1 <= k + 3
