@@ -8,28 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import default_collate
 
 from lightning_msda import CutMix
 from lightning_msda.experiments.data import CIFAR10Data, CIFAR100Data, DigitsData
 from lightning_msda.experiments.models import SmallCNN
 from lightning_msda.experiments.tasks import Classification
+from tests.experiments.tools import crops_of, made, random_images, refuse, standardised, unplugged, whole
 from tests.tools import workplace as workplace
 from tests.tools import write_cifar
-
-
-def whole(loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
-    """Return all inputs and labels of a loader."""
-    batches = list(loader)
-    return torch.cat([batch[0] for batch in batches]), torch.cat([batch[1] for batch in batches])
-
-
-def made(data: LightningDataModule) -> Any:
-    data.prepare_data()
-    data.setup("fit")
-    return data
 
 
 def splits(data: Any) -> list[tuple[Tensor, Tensor]]:
@@ -85,7 +74,7 @@ def test_setting_up_the_digits_leaves_the_global_generator_alone() -> None:
 
 def test_a_smaller_training_set_is_the_beginning_of_the_whole() -> None:
     small, large = made(DigitsData(train_size=100)), made(DigitsData())
-    for a, b in zip(small.train.tensors, large.train.tensors, strict=True):
+    for a, b in zip(default_collate(list(small.train)), large.train.tensors, strict=True):
         assert torch.equal(a, b[:100])
     assert torch.equal(small.test.tensors[0], large.test.tensors[0])
     assert torch.equal(small.val.tensors[0], large.val.tensors[0])
@@ -110,13 +99,15 @@ def test_batches_of_digits_have_the_size_that_was_asked_for() -> None:
     [
         (DigitsData, {"batch_size": 0}),
         (DigitsData, {"train_size": 0}),
-        (DigitsData, {"train_size": 1098}),
         (CIFAR10Data, {"batch_size": 0}),
         (CIFAR10Data, {"workers": -1}),
         (CIFAR100Data, {"batch_size": -3}),
+        (CIFAR10Data, {"train_size": 0}),
+        (DigitsData, {"train_size": 1098}),
+        (CIFAR10Data, {"label_noise": 1.5}),
     ],
 )
-def test_arguments_out_of_range_are_refused(kind: type, arguments: dict[str, int]) -> None:
+def test_arguments_out_of_range_are_refused(kind: type, arguments: dict[str, float]) -> None:
     ((name, value),) = arguments.items()
     with pytest.raises(ValueError, match=f"{name}={value}"):
         kind(**arguments)
@@ -129,10 +120,7 @@ class Tiny:
         classes = 100 if kind is CIFAR100Data else 10
         sizes = {"train": 25, "test": 6}
         generator = torch.Generator().manual_seed(1)
-        self.images = {
-            stage: torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
-            for stage, n in sizes.items()
-        }
+        self.images = {stage: random_images(n, 3, 32, seed=n) for stage, n in sizes.items()}
         self.labels = {
             stage: torch.randint(0, classes, (n,), generator=generator).tolist() for stage, n in sizes.items()
         }
@@ -156,11 +144,6 @@ def tiny(request: pytest.FixtureRequest, tmp_path: Path) -> Tiny:
     return Tiny(request.param, tmp_path / "data")
 
 
-def standardised(images: Tensor, data: Any) -> Tensor:
-    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
-    return (images - mean) / std
-
-
 def test_cifars_test_images_are_standardised_and_in_order(tiny: Tiny) -> None:
     data = tiny.data()
     images, labels = tiny.in_files("test")
@@ -174,25 +157,22 @@ def test_cifars_test_images_are_standardised_and_in_order(tiny: Tiny) -> None:
 def test_cifars_training_images_are_crops_of_padded_images_some_of_them_mirrored(tiny: Tiny) -> None:
     data = tiny.data()
     images, labels = tiny.in_files("train")
-    padded = torch.nn.functional.pad(images, (4, 4, 4, 4))
     mirrored, places = 0, set()
     for i in range(25):
         x, y = data.train[i]
         assert y == labels[i]
-        crops = padded[i].unfold(1, 32, 1).unfold(2, 32, 1).movedim(0, 2)
-        crops = standardised(crops, data)
-        matches = [
-            (flip, *place)
-            for flip in (False, True)
-            for place in (((crops.flip(-1) if flip else crops) - x).abs().amax((2, 3, 4)) < 1e-5)
-            .nonzero()
-            .tolist()
-        ]
-        ((flip, top, left),) = matches
+        ((flip, top, left),) = crops_of(x, images[i], data)
         mirrored += flip
         places.add((top, left))
     assert 0 < mirrored < 25
     assert len(places) > 10
+
+
+def test_cifars_training_images_are_whole_without_augmentation(tiny: Tiny) -> None:
+    data = tiny.data(augment=False)
+    images, _ = tiny.in_files("train")
+    for i in range(25):
+        torch.testing.assert_close(data.train[i][0], standardised(images[i], data))
 
 
 def test_cifars_training_images_are_shuffled_and_all_of_them_are_seen(tiny: Tiny) -> None:
@@ -211,21 +191,57 @@ def test_cifars_classes_are_those_of_its_files(tiny: Tiny) -> None:
 
 
 def test_cifar_that_is_there_is_not_downloaded_again(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError("a download")
-
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refuse)
     tiny.kind(root=tiny.root).prepare_data()
     with pytest.raises(AssertionError, match="a download"):
         tiny.kind(root="elsewhere").prepare_data()
 
 
-def test_cifar_that_is_damaged_is_refused(tiny: Tiny) -> None:
+def test_damaged_cifar_is_named_and_not_downloaded(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refuse)
     data = tiny.kind(root=tiny.root, workers=0)
-    name = data.dataset.test_list[0][0]
-    (Path(tiny.root) / data.dataset.base_folder / name).write_bytes(b"damaged")
-    with pytest.raises(RuntimeError, match="corrupted"):
-        data.setup("fit")
+    path = Path(tiny.root) / data.dataset.base_folder / data.dataset.test_list[0][0]
+    path.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=f"{path} is damaged: its MD5 sum is not the published one"):
+        data.prepare_data()
+
+
+def test_cifar_without_a_network_says_what_to_fetch(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", unplugged)
+    with pytest.raises(FileNotFoundError, match="is not in .*/elsewhere .*no network.*cs.toronto.edu"):
+        tiny.kind(root="elsewhere").prepare_data()
+
+
+def test_fewer_training_images_are_of_even_classes_and_none_is_new(tiny: Tiny) -> None:
+    labels = tiny.in_files("train")[1]
+    counts = Counter(labels.tolist())
+    data = tiny.data(train_size=8)
+    chosen = [y for _, y in data.train]
+    assert len(chosen) == 8
+    most = max(Counter(chosen).values())
+    assert all(n <= counts[y] and n >= min(most - 1, counts[y]) for y, n in Counter(chosen).items())
+    assert len(data.test) == 6
+    assert data.train.indices == tiny.data(train_size=8).train.indices
+    assert data.train.indices == tiny.data(train_size=12).train.indices[:8]
+
+
+def test_more_images_than_there_are_cannot_be_trained_on(tiny: Tiny) -> None:
+    with pytest.raises(ValueError, match="train_size=26 is out of range: there are 25 training samples"):
+        tiny.data(train_size=26)
+
+
+def test_noisy_labels_keep_the_true_ones(tiny: Tiny) -> None:
+    data = tiny.data(label_noise=0.4, augment=False)
+    images, labels = tiny.in_files("train")
+    train = data.train
+    assert int(train.corrupted.sum()) == 10
+    assert torch.equal(train.true_targets, labels)
+    assert torch.equal(train.targets[~train.corrupted], labels[~train.corrupted])
+    assert not torch.equal(train.targets, labels)
+    assert [y for _, y in train] == train.targets.tolist()
+    torch.testing.assert_close(train[3][0], standardised(images[3], data))
+    assert torch.equal(train.targets, tiny.data(label_noise=0.4).train.targets)
+    assert torch.equal(whole(data.test_dataloader())[1], tiny.in_files("test")[1])
 
 
 def test_cifar_trains_and_is_mixed(tiny: Tiny) -> None:

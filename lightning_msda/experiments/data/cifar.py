@@ -2,94 +2,75 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
 from torchvision import datasets
-from torchvision.transforms import v2
 from typing_extensions import override
+
+from lightning_msda.experiments.data.base import Splits
+from lightning_msda.experiments.data.images import SmallImages, check_sums
+from lightning_msda.experiments.data.subsets import NoisyLabels
 
 __all__ = ["CIFAR10Data", "CIFAR100Data"]
 
 
-class CIFAR10Data(LightningDataModule):
-    """CIFAR-10, 32x32 colour images of 10 classes, with the usual crops and flips.
+class CIFAR10Data(SmallImages):
+    """CIFAR-10, 32x32 colour images of 10 classes, with the usual crops and flips (Krizhevsky 2009).
 
     Args:
         root: Folder of the data set; it is downloaded into it where it is missing.
         batch_size: Samples in a batch.
         workers: Processes that load the data.
+        train_size: How many training samples are used, a fixed choice with even classes; None: all.
+        augment: Whether training images are cropped and mirrored.
+        label_noise: The share of training labels that are replaced by random ones. `NoisyLabels` keeps the
+            true ones, as ``data.train.true_targets``.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
-    mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
-    std: tuple[float, ...] = (0.2470, 0.2435, 0.2616)
-    dataset: Any = datasets.CIFAR10
+    mean = (0.4914, 0.4822, 0.4465)
+    std = (0.2470, 0.2435, 0.2616)
+    dataset = datasets.CIFAR10
+    page = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
-    def __init__(self, root: str = "data", batch_size: int = 128, workers: int = 4) -> None:
-        super().__init__()
-        if batch_size < 1 or workers < 0:
-            raise ValueError(f"batch_size={batch_size} must be from 1 and workers={workers} from 0.")
-        self.root = root
-        self.batch_size = batch_size
-        self.workers = workers
-        self.classes: tuple[str, ...] = ()
-
-    @override
-    def prepare_data(self) -> None:
-        for train in (True, False):
-            self.dataset(self.root, train=train, download=True)
-
-    @override
-    def setup(self, stage: str) -> None:
-        plain = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
-        moved = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
-        self.train = self.dataset(self.root, train=True, transform=v2.Compose([*moved, *plain]))
-        self.test = self.dataset(self.root, train=False, transform=v2.Compose(plain))
-        self.classes = tuple(self.train.classes)
-
-    def _loader(self, data: Any, *, shuffle: bool) -> DataLoader[Any]:
-        return DataLoader(
-            data,
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def __init__(
+        self,
+        root: str = "data",
+        batch_size: int = 128,
+        workers: int = 4,
+        train_size: int | None = None,
+        augment: bool = True,
+        label_noise: float = 0.0,
+    ) -> None:
+        super().__init__(root, 32, augment, batch_size, workers, train_size)
+        if not 0 <= label_noise <= 1:
+            raise ValueError(f"label_noise={label_noise} is out of range: it must be from 0 to 1.")
+        self.label_noise = label_noise
 
     @override
-    def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.train, shuffle=True)
+    def part(self, train: bool, **options: Any) -> Any:
+        return self.dataset(self.root, train=train, **options)
 
     @override
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.test, shuffle=False)
+    def check(self) -> None:
+        folder = Path(self.root, self.dataset.base_folder)
+        meta = self.dataset.meta
+        files = [*self.dataset.train_list, *self.dataset.test_list, (meta["filename"], meta["md5"])]
+        check_sums((folder / name, md5) for name, md5 in files)
 
     @override
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.test, shuffle=False)
-
-    @override
-    def predict_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.test, shuffle=False)
+    def splits(self) -> Splits:
+        train, val, test = super().splits()
+        if self.label_noise:
+            train = NoisyLabels(train, self.label_noise, len(self.classes))
+        return Splits(train, val, test)
 
 
 class CIFAR100Data(CIFAR10Data):
-    """CIFAR-100, 32x32 colour images of 100 classes, with the usual crops and flips.
-
-    Args:
-        root: Folder of the data set; it is downloaded into it where it is missing.
-        batch_size: Samples in a batch.
-        workers: Processes that load the data.
-
-    Raises:
-        ValueError: If an argument is out of range.
-    """
+    """CIFAR-100, 32x32 colour images of 100 classes, with the usual crops and flips (Krizhevsky 2009)."""
 
     mean = (0.5071, 0.4865, 0.4409)
     std = (0.2673, 0.2564, 0.2762)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import torch
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, TensorDataset
+from torch import Tensor
+from torch.utils.data import TensorDataset
 from typing_extensions import override
+
+from lightning_msda.experiments.data.base import DataModule, Splits
 
 __all__ = ["DigitsData"]
 
 
-class DigitsData(LightningDataModule):
+class DigitsData(DataModule):
     """1,797 scans of handwritten digits, 8x8 pixels, one channel, 10 classes (Kaynak 1995).
 
     The scans are standardised. Which 200 are for validation and which 500 for testing is drawn once and for
@@ -18,7 +20,7 @@ class DigitsData(LightningDataModule):
 
     Args:
         batch_size: Samples in a batch.
-        train_size: How many of the 1,097 training scans are used; None: all.
+        train_size: How many of the 1,097 training scans are used, the first of them; None: all.
 
     Raises:
         ModuleNotFoundError: If scikit-learn is not installed.
@@ -31,16 +33,16 @@ class DigitsData(LightningDataModule):
     val_size, test_size = 200, 500
 
     def __init__(self, batch_size: int = 64, train_size: int | None = None) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} is out of range: it must be a whole number from 1.")
-        if train_size is not None and not 1 <= train_size <= 1097:
+        super().__init__(batch_size, 0, train_size)
+        if train_size is not None and train_size > 1097:
             raise ValueError(f"train_size={train_size} is out of range: it must be from 1 to 1097.")
-        self.batch_size = batch_size
-        self.train_size = train_size
 
     @override
-    def setup(self, stage: str) -> None:
+    def chosen(self, targets: Tensor, size: int) -> list[int]:
+        return list(range(size))  # the scans are in random order, and published figures are of the first ones
+
+    @override
+    def splits(self) -> Splits:
         try:
             from sklearn.datasets import load_digits
         except ModuleNotFoundError as error:
@@ -53,22 +55,6 @@ class DigitsData(LightningDataModule):
         order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
         held_out = self.val_size + self.test_size
         test, val, train = order[: self.test_size], order[self.test_size : held_out], order[held_out:]
-        self.train, self.val, self.test = (
-            TensorDataset(x[part], y[part]) for part in (train[: self.train_size], val, test)
-        )
-
-    @override
-    def train_dataloader(self) -> DataLoader[tuple[torch.Tensor, ...]]:
-        return DataLoader(self.train, batch_size=self.batch_size, shuffle=True)
-
-    @override
-    def val_dataloader(self) -> DataLoader[tuple[torch.Tensor, ...]]:
-        return DataLoader(self.val, batch_size=self.val_size)
-
-    @override
-    def test_dataloader(self) -> DataLoader[tuple[torch.Tensor, ...]]:
-        return DataLoader(self.test, batch_size=self.test_size)
-
-    @override
-    def predict_dataloader(self) -> DataLoader[tuple[torch.Tensor, ...]]:
-        return self.test_dataloader()
+        parts = [TensorDataset(x[part], y[part]) for part in (train, val, test)]
+        parts[0].targets = y[train]  # type: ignore[attr-defined]
+        return Splits(*parts)
