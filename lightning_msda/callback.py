@@ -87,6 +87,7 @@ class MSDA(Callback, ABC):
 
     Attributes:
         needs_partner: Whether a sample that is alone in its batch has nothing to be mixed with.
+        clean_lam: Weight of the module's loss on the batch as it came, which is added to the mixture's.
         reads_values: Whether a mask depends on what is mixed, and not on the step alone.
         last_mix: How the last training batch was mixed (detached), or None if it was not.
         last_method: Name of the method that mixed it, or None.
@@ -97,6 +98,7 @@ class MSDA(Callback, ABC):
 
     needs_partner: ClassVar[bool] = True
     reads_values: ClassVar[bool] = False
+    clean_lam: float = 0.0
     _head: SecondHead | None = None  # learns a part of the labels
 
     def __init__(
@@ -293,6 +295,11 @@ class MSDA(Callback, ABC):
                         f"target='value' mixes the labels themselves, before the step; at={method.at!r} mixes"
                         " later, and there the losses of values are mixed. Leave out target, or at."
                     )
+            if method.clean_lam and not pl_module.automatic_optimization:
+                raise ValueError(
+                    f"clean_lam={method.clean_lam} adds a loss to the one that training_step returns, and"
+                    " under manual optimization it returns none. Leave out clean_lam."
+                )
             if (method.stop_epoch or 0) < 0 and (trainer.max_epochs or -1) < 0:
                 raise ValueError(
                     f"stop_epoch={method.stop_epoch} counts from the end of training, which a Trainer without"
@@ -359,6 +366,8 @@ class MSDA(Callback, ABC):
             automatic=pl_module.automatic_optimization,
             criterion=None if self.criterion is None else find_criterion(pl_module, self.criterion),
             layer=layer,
+            module=pl_module,
+            clean_lam=0.0 if method is None else method.clean_lam,
             learned=learned,
             on_close=self._put_hook_guards_back,
         )

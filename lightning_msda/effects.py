@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torchmetrics import Metric
 
 from lightning_msda.rows import PURE
 
-__all__ = ["calls_alike", "runs_alike", "untouched"]
+__all__ = ["calls_alike", "runs_alike", "silence", "unheard", "untouched"]
 
 _RANDOM = frozenset(
     """
@@ -111,9 +112,7 @@ def untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def unheard(module: nn.Module) -> Iterator[None]:
-    """Let a module's step run once more: what it logs and counts does not.
-
-    What its layers keep, such as running statistics, they keep.
+    """Let a module's step run once more: its layers notice, what it logs, counts and keeps does not.
 
     Args:
         module: The module; what it keeps itself and what its metrics have counted is put back.

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_msda.effects import untouched
+from lightning_msda.effects import silence, untouched
 from lightning_msda.fields import first_tensor, get
 
 __all__ = ["gradient_saliency"]
@@ -95,13 +95,7 @@ def _silence(module: nn.Module) -> None:
                 vars(part)[name] = OrderedDict(
                     (key, hook) for key, hook in hooks.items() if _module_of(hook).startswith("torch.")
                 )
-    for name in ("log", "log_dict"):
-        if hasattr(module, name):
-            vars(module)[name] = _log_nothing
-
-
-def _log_nothing(*_: Any, **__: Any) -> None:
-    pass
+    silence(module)
 
 
 def _module_of(hook: Any) -> str:

@@ -8,11 +8,13 @@ from dataclasses import replace as with_changes
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
 from lightning_msda import ledger
 from lightning_msda.boundaries import watched
+from lightning_msda.effects import unheard
 from lightning_msda.fields import Path, get, map_tensors, replace
 from lightning_msda.layer import Layer
 from lightning_msda.mixed_tensor import (
@@ -55,6 +57,8 @@ class Span:
         automatic: Whether the trainer optimizes what the step returns.
         criterion: Who owns the loss that is called once for each source, and its name there.
         layer: The hidden layer at which the batch is mixed, in the place of the input.
+        module: The module that is trained.
+        clean_lam: Weight of its loss on the batch as it came, which is added to the mixture's.
         learned: The label that is learned beside those of the sources.
         on_close: What else is to be put back.
     """
@@ -72,6 +76,8 @@ class Span:
         automatic: bool = True,
         criterion: tuple[Any, str] | None = None,
         layer: Layer | None = None,
+        module: LightningModule | None = None,
+        clean_lam: float = 0.0,
         learned: SoftLabel | None = None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
@@ -84,6 +90,8 @@ class Span:
         self.criterion = criterion
         self.layer = layer
         self.learned = learned
+        self.module = module
+        self.clean_lam = clean_lam
         self.on_close = on_close
         self._mix = mix
         self._paths = inputs
@@ -162,7 +170,7 @@ class Span:
         if self.learned is not None:
             ledger.expect(self.learned)
         labels = {path: map_tensors(get(batch, path), self._mix_target) for path in self.targets}
-        with _once_for_each_source(self.criterion), watched():
+        with _once_for_each_source(self.criterion), self._beside_clean_loss(), watched():
             output = self._step(replace(batch, {**self.inputs, **labels}), *rest, **kwargs)
         trained = self._backwards > 0 or output is not None
         if self.layer is not None and self.layer.mixture is None and trained:
@@ -173,6 +181,32 @@ class Span:
         if self.learned is not None and self.learned.value is not None:
             self.mixture = with_changes(self.mixture, soft=self.learned.value.detach())
         return self._hand_back(output)
+
+    @contextmanager
+    def _beside_clean_loss(self) -> Iterator[None]:
+        """Let the module's step compute the loss of the batch as it came first, and add it to its own.
+
+        That is one call of the strategy: under DDP a second one would exchange buffers in between.
+        """
+        if not self.clean_lam:
+            yield
+            return
+        module = self.module
+        assert module is not None
+        step = module.training_step
+
+        def both(batch: Any, *rest: Any, **kwargs: Any) -> Any:
+            with unheard(module):
+                clean = _loss_of(step(self.batch, *rest, **kwargs))
+            output = step(batch, *rest, **kwargs)
+            loss = _loss_of(output)
+            if loss is None or clean is None:
+                return output
+            total = loss + self.clean_lam * clean
+            return replace(output, {("loss",): total}) if isinstance(output, Mapping) else total
+
+        with _instead(module, "training_step", both):
+            yield
 
     def _put_inputs(self) -> None:
         """Keep the mixed inputs, and what they were made of."""
@@ -197,7 +231,7 @@ class Span:
 
     def _hand_back(self, output: Any) -> Any:
         """Return what the step returned with the mixture's loss and plain tensors in it."""
-        loss = output.get("loss") if isinstance(output, Mapping) else output
+        loss = _loss_of(output)
         if not self.automatic:
             if ledger.first_leak() is not None and not ledger.settled():
                 refuse_unread()
@@ -210,6 +244,10 @@ class Span:
         return map_tensors(output, seen)
 
 
+def _loss_of(output: Any) -> Any:
+    return output.get("loss") if isinstance(output, Mapping) else output
+
+
 @contextmanager
 def _once_for_each_source(criterion: tuple[Any, str] | None) -> Iterator[None]:
     """Let a loss be called once for each source while the step runs."""
@@ -217,9 +255,17 @@ def _once_for_each_source(criterion: tuple[Any, str] | None) -> Iterator[None]:
         yield
         return
     owner, name = criterion
+    func = in_every_world(getattr(owner, name), "the criterion", by_row=True, owner=owner)
+    with _instead(owner, name, func):
+        yield
+
+
+@contextmanager
+def _instead(owner: Any, name: str, func: Callable[..., Any]) -> Iterator[None]:
+    """Let an object have another method for a while."""
     attributes = vars(owner)
     before = attributes.get(name)
-    attributes[name] = in_every_world(getattr(owner, name), "the criterion", by_row=True, owner=owner)
+    attributes[name] = func
     try:
         yield
     finally:
