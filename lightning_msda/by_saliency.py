@@ -14,7 +14,8 @@ from typing_extensions import Unpack, override
 from lightning_msda.callback import MSDA, CommonArgs
 from lightning_msda.ops import spectral_residual
 from lightning_msda.randomness import Step, sample_integers
-from lightning_msda.saliency import gradient_saliency
+from lightning_msda.saliency import input_gradient, norm_over_channels
+from lightning_msda.schedule import check_weight
 
 __all__ = ["BySaliency", "check_blocks", "check_images", "check_saliency", "saliency_at", "sample_block_num"]
 
@@ -26,6 +27,7 @@ class BySaliency(MSDA):
         saliency_stride: How much smaller the batch is made before its gradient is computed.
         saliency_loss: Name of a method of the module that takes ``(x, y)`` and returns the loss whose
             gradient is computed; None: cross-entropy on the scores of ``forward(x)``.
+        clean_lam: Weight of the module's loss on the batch as it came, which is added to the mixture's.
         common: What every method takes, see `CommonArgs`, but for ``at`` and ``dims``.
 
     Raises:
@@ -35,12 +37,18 @@ class BySaliency(MSDA):
     reads_values: ClassVar[bool] = True
 
     def __init__(
-        self, saliency_stride: int = 1, saliency_loss: str | None = None, **common: Unpack[CommonArgs]
+        self,
+        saliency_stride: int = 1,
+        saliency_loss: str | None = None,
+        clean_lam: float = 0.0,
+        **common: Unpack[CommonArgs],
     ) -> None:
         super().__init__(**common)
         self._leave_out("at", "dims", because="cuts images by what is salient in them")
         if not isinstance(saliency_stride, int) or saliency_stride < 1:
             raise ValueError(f"saliency_stride={saliency_stride!r} must be a whole number from 1.")
+        check_weight("clean_lam", clean_lam)
+        self.clean_lam = clean_lam
         self.saliency_stride = saliency_stride
         self.saliency_loss = saliency_loss
 
@@ -70,7 +78,7 @@ class BySaliency(MSDA):
                 f"{name} mixes images (N, C, H, W) of floating point, not {x.dtype} of shape"
                 f" {tuple(x.shape)}: their gradient says what is salient. Use CutMix or FMix."
             )
-        saliency = gradient_saliency(
+        gradient = input_gradient(
             module,
             x,
             labels,
@@ -78,7 +86,7 @@ class BySaliency(MSDA):
             stride=self.saliency_stride,
             context=context,
         )
-        return replace(step, saliency=saliency)
+        return replace(step, gradient=gradient)
 
 
 def saliency_at(step: Step, x: Tensor) -> Tensor:
@@ -91,8 +99,8 @@ def saliency_at(step: Step, x: Tensor) -> Tensor:
     Returns:
         Saliency, from 0, shape ``(N, H, W)``.
     """
-    if step.saliency is not None:
-        return step.saliency
+    if step.gradient is not None:
+        return norm_over_channels(step.gradient, x)
     residual = spectral_residual(x, (2, 3))
     return F.interpolate(residual[:, None], x.shape[2:], mode="nearest")[:, 0]
 

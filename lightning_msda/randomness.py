@@ -37,7 +37,8 @@ class Step:
         max_epochs: How many epochs there will be; -1: nobody knows.
         rank: This process among all.
         partner: The samples' partners, if they have been decided by the labels; int64, shape ``(N,)``.
-        saliency: How much each pixel matters to the module, shape ``(N, H, W)``, for methods that ask for it.
+        gradient: Of the module's loss by the inputs, shape ``(N, C, h, w)``, for methods that ask for it; it
+            may be that of smaller inputs.
     """
 
     seed: int
@@ -46,7 +47,7 @@ class Step:
     max_epochs: int = -1
     rank: int = 0
     partner: Tensor | None = None
-    saliency: Tensor | None = None
+    gradient: Tensor | None = None
 
     def generator(self, stream: str = "mix") -> Generator:
         """Return a fresh generator of this process's draws: each time the same numbers.

@@ -14,12 +14,53 @@ from torch import Tensor, nn
 from lightning_msda.effects import silence, untouched
 from lightning_msda.fields import first_tensor, get
 
-__all__ = ["gradient_saliency"]
+__all__ = ["gradient_saliency", "input_gradient", "norm_over_channels", "resized"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def gradient_saliency(
+def gradient_saliency(module: nn.Module, x: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    """Return the norm over the channels of the gradient of a module's loss by its inputs (Puzzle Mix).
+
+    Args:
+        module: The module, as in `input_gradient`.
+        x: Inputs, floating point, shape ``(N, C, H, W)``.
+        labels: As in `input_gradient`.
+        options: ``loss``, ``stride`` and ``context``, as in `input_gradient`.
+
+    Returns:
+        Saliency, from 0, shape ``(N, H, W)``, of the inputs' dtype.
+
+    Raises:
+        ValueError: If the module has no such forward, or cannot take the smaller inputs.
+    """
+    return norm_over_channels(input_gradient(module, x, labels, **options), x)
+
+
+def norm_over_channels(gradient: Tensor, x: Tensor) -> Tensor:
+    """Return the norm of a gradient over the channels, for each pixel of the inputs.
+
+    Args:
+        gradient: Shape ``(N, C, h, w)``, of inputs that may be smaller.
+        x: Inputs, shape ``(N, C, H, W)``.
+
+    Returns:
+        Saliency, from 0, shape ``(N, H, W)``, of the inputs' dtype.
+    """
+    return resized(gradient.square().mean(1, keepdim=True).sqrt(), x)[:, 0].to(x.dtype)
+
+
+def resized(values: Tensor, x: Tensor) -> Tensor:
+    """Return values of smaller inputs for each pixel of the inputs, by nearest neighbours.
+
+    Args:
+        values: Shape ``(N, C, h, w)``.
+        x: Inputs, shape ``(N, C, H, W)``.
+    """
+    return values if values.shape[2:] == x.shape[2:] else F.interpolate(values, x.shape[2:], mode="nearest")
+
+
+def input_gradient(
     module: nn.Module,
     x: Tensor,
     labels: Tensor,
@@ -28,7 +69,7 @@ def gradient_saliency(
     stride: int = 1,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Tensor:
-    """Return the norm over the channels of the gradient of a module's loss by its inputs (Puzzle Mix).
+    """Return the gradient of a module's loss by its inputs.
 
     The module is called in evaluation mode and left as if it had not been called: no statistic, train flag,
     gradient, generator, hook or log of its own notices.
@@ -43,7 +84,7 @@ def gradient_saliency(
         context: Where the forward pass runs, such as the precision's autocast.
 
     Returns:
-        Saliency, from 0, shape ``(N, H, W)``, of the inputs' dtype.
+        The gradient, shape ``(N, C, h, w)`` of the smaller inputs.
 
     Raises:
         ValueError: If the module has no such forward, or cannot take the smaller inputs.
@@ -62,10 +103,7 @@ def gradient_saliency(
             f"The loss of {type(module).__name__} does not depend on the inputs by a gradient, so nothing is"
             " salient. Name another by saliency_loss='...', a method of the module that takes (x, y)."
         )
-    saliency = gradient.square().mean(1).sqrt()
-    if stride > 1:
-        saliency = F.interpolate(saliency[:, None], x.shape[2:], mode="nearest")[:, 0]
-    return saliency.to(x.dtype)
+    return gradient
 
 
 def _loss(module: Any, x: Tensor, labels: Tensor, loss: str | None) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-__all__ = ["Schedule", "check_positive", "check_schedule", "check_share", "value_at"]
+__all__ = ["Schedule", "check_positive", "check_schedule", "check_share", "check_weight", "value_at"]
 
 T = TypeVar("T")
 
@@ -64,6 +64,19 @@ def check_positive(name: str, schedule: Schedule) -> None:
         ValueError: With what was found and what was expected.
     """
     check_schedule(name, schedule, lambda value: 0 < value < math.inf, "a finite number above 0")
+
+
+def check_weight(name: str, weight: float) -> None:
+    """Refuse a weight that is not a finite number from 0.
+
+    Args:
+        name: Name of the argument.
+        weight: What was given for it.
+
+    Raises:
+        ValueError: With what was found and what was expected.
+    """
+    check_schedule(name, weight, lambda value: 0 <= value < math.inf, "a finite number, at least 0")
 
 
 def check_share(name: str, schedule: Schedule) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 import torch
@@ -24,7 +23,7 @@ from lightning_msda.ops import take, to_device, weight_dtype
 from lightning_msda.ops.blocks import block_shares, members, to_pixels
 from lightning_msda.ops.joint_labelling import JointCosts, label_jointly, match_greedily
 from lightning_msda.randomness import Step, sample_dirichlet, sample_uniform
-from lightning_msda.schedule import Schedule, check_positive, check_schedule, check_share, value_at
+from lightning_msda.schedule import Schedule, check_positive, check_share, check_weight, value_at
 
 __all__ = ["CoMixup", "comixup", "compatibility"]
 
@@ -154,6 +153,8 @@ class CoMixup(BySaliency):
         saliency_stride: How much smaller the batch is made before its gradient is computed, which costs less.
         saliency_loss: Name of a method of the module that takes ``(x, y)`` and returns the loss whose
             gradient is computed instead.
+        clean_lam: Weight of the module's loss on the batch as it came, in training mode, which is added to
+            the mixture's; 1 in the paper's recipes.
         common: What every method takes, see `CommonArgs`, but for ``at``, ``dims`` and ``pair``.
 
     Raises:
@@ -179,9 +180,10 @@ class CoMixup(BySaliency):
         distinct: bool = True,
         saliency_stride: int = 1,
         saliency_loss: str | None = None,
+        clean_lam: float = 0.0,
         **common: Unpack[CommonArgs],
     ) -> None:
-        super().__init__(saliency_stride, saliency_loss, **common)
+        super().__init__(saliency_stride, saliency_loss, clean_lam, **common)
         if self.pair != "any":
             raise ValueError(
                 f"pair={self.pair!r} has no meaning for CoMixup, which chooses by itself what it mixes: leave"
@@ -314,7 +316,7 @@ def _check(
 ) -> None:
     check_positive("alpha", alpha)
     for name, value in (("beta", beta), ("gamma", gamma), ("eta", eta), ("tau", tau)):
-        check_schedule(name, value, lambda weight: 0 <= weight < math.inf, "a finite number, at least 0")
+        check_weight(name, value)
     check_share("omega", omega)
     if threshold not in get_args(Threshold):
         raise ValueError(f"threshold={threshold!r} is unknown: it must be 'hard' or 'soft'.")

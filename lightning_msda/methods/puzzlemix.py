@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from typing_extensions import Unpack, override
 
 from lightning_msda.by_saliency import (
@@ -22,10 +25,11 @@ from lightning_msda.ops import along, select, to_device, weight_dtype
 from lightning_msda.ops.blocks import block_shares, cell_means, owners, to_pixels
 from lightning_msda.ops.labelling import label_grid
 from lightning_msda.ops.transport import transport_blocks
-from lightning_msda.randomness import Step, sample_beta, sample_partners
-from lightning_msda.schedule import Schedule, check_positive, check_schedule, check_share, value_at
+from lightning_msda.randomness import Step, sample_beta, sample_integers, sample_partners, sample_uniform
+from lightning_msda.saliency import resized
+from lightning_msda.schedule import Schedule, check_positive, check_share, check_weight, value_at
 
-__all__ = ["PuzzleMix", "puzzle_energy", "puzzlemix"]
+__all__ = ["PuzzleMix", "adversarial_noise", "puzzle_energy", "puzzlemix"]
 
 
 def puzzlemix(
@@ -43,6 +47,7 @@ def puzzlemix(
     transport: bool = True,
     t_eps: float = 0.8,
     t_size: int | None = None,
+    noise: tuple[Tensor | None, Tensor | None] = (None, None),
     partner: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Mixture:
@@ -73,6 +78,8 @@ def puzzlemix(
         transport: Whether blocks move.
         t_eps: Weight of the squared distance that a block moves, as a part of the image, at least 0.
         t_size: Side of the blocks that move, in pixels, above 0; never more than a block. None: a block's.
+        noise: What is added to each image where it is the own one, and where it is a partner, shape
+            ``(N, C, H, W)`` or None. The sums keep to the range of their channel over the batch.
         partner: Partner of each sample, int64 on the CPU, shape ``(N,)``; None: a random permutation.
         generator: Source of randomness, on the CPU; None: the global one.
 
@@ -118,7 +125,8 @@ def puzzlemix(
     mask = level > 0 if labels == 2 else level.to(dtype) / (labels - 1)
     kept = (level.to(dtype) / (labels - 1)).mean((1, 2))
     mask = along(mask, (2, 3), 4)
-    own, shown = x, x.index_select(0, partner)
+    own, disturbed = (x if part is None else _within_range(x + part, x) for part in noise)
+    shown = disturbed.index_select(0, partner)
     if transport:
         per = [max(1, size // block_num // t_size) if t_size else 1 for size in (height, width)]
         down, right = (block_num * times for times in per)
@@ -160,6 +168,11 @@ class PuzzleMix(BySaliency):
         saliency_stride: How much smaller the batch is made before its gradient is computed, which costs less.
         saliency_loss: Name of a method of the module that takes ``(x, y)`` and returns the loss whose
             gradient is computed instead.
+        clean_lam: Weight of the module's loss on the batch as it came, in training mode, which is added to
+            the mixture's; 1 on Tiny-ImageNet and ImageNet.
+        adv_p: Chance that adversarial noise is added to the own images, and likewise to the partners; 0.1 on
+            CIFAR, 0.15 on Tiny-ImageNet.
+        adv_eps: The largest noise, in 255ths of the range that a channel has over the batch.
         common: What every method takes, see `CommonArgs`, but for ``at`` and ``dims``.
 
     Raises:
@@ -184,10 +197,15 @@ class PuzzleMix(BySaliency):
         t_size: int | None = None,
         saliency_stride: int = 1,
         saliency_loss: str | None = None,
+        clean_lam: float = 0.0,
+        adv_p: float = 0.0,
+        adv_eps: float = 10.0,
         **common: Unpack[CommonArgs],
     ) -> None:
-        super().__init__(saliency_stride, saliency_loss, **common)
+        super().__init__(saliency_stride, saliency_loss, clean_lam, **common)
         check_positive("alpha", alpha)
+        check_share("adv_p", adv_p)
+        check_weight("adv_eps", adv_eps)
         _check(1.0, lam, labels, beta, gamma, eta, t_eps)
         self.alpha = alpha
         self.lam = lam
@@ -200,6 +218,21 @@ class PuzzleMix(BySaliency):
         self.transport = transport
         self.t_eps = t_eps
         self.t_size = t_size
+        self.adv_p = adv_p
+        self.adv_eps = adv_eps
+
+    @override
+    def look(
+        self,
+        step: Step,
+        x: Tensor,
+        labels: Any,
+        module: nn.Module,
+        context: Callable[[], AbstractContextManager[Any]],
+    ) -> Step:
+        if (attack := self._attack(x, step)) is not None:
+            x = _within_range(x + attack.start, x)
+        return super().look(step, x, labels, module, context)
 
     @override
     def mix(self, x: Tensor, step: Step) -> Mixture:
@@ -217,9 +250,59 @@ class PuzzleMix(BySaliency):
             transport=self.transport,
             t_eps=self.t_eps,
             t_size=self.t_size,
+            noise=self._noise(x, step),
             partner=step.partners(len(x)),
             generator=step.generator(),
         )
+
+    def _noise(self, x: Tensor, step: Step) -> tuple[Tensor | None, Tensor | None]:
+        """Return the noise of the own images and of the partners, of which there may be none."""
+        attack = self._attack(x, step)
+        if attack is None or step.gradient is None:
+            return None, None
+        begun = _within_range(x + attack.start, x) - x
+        noise = attack.share * adversarial_noise(begun, resized(step.gradient, x), _units(x), self.adv_eps)
+        return noise if attack.own else None, noise if attack.shown else None
+
+    def _attack(self, x: Tensor, step: Step) -> _Attack | None:
+        """Return what a batch's noise begins with, or None if there is none; the same at every call."""
+        draws = step.generator("noise")
+        own, shown = (sample_uniform(0, 1, 2, draws) < self.adv_p).tolist()
+        if not (own or shown) or x.dim() != 4 or not x.is_floating_point():
+            return None
+        share = float(sample_uniform(0, 1, 1, draws))
+        there = Generator(x.device).manual_seed(int(sample_integers(2**62, 1, draws)))
+        start = torch.rand(x.shape, dtype=weight_dtype(x), device=x.device, generator=there).mul_(2).sub_(1)
+        return _Attack((self.adv_eps * _units(x) * start).to(x.dtype), own, shown, share)
+
+
+class _Attack(NamedTuple):
+    """What adversarial noise begins with.
+
+    Attributes:
+        start: Uniform noise, shape ``(N, C, H, W)``.
+        own: Whether there is noise in the own images.
+        shown: Whether there is noise in the partners.
+        share: How much of the noise is added.
+    """
+
+    start: Tensor
+    own: bool
+    shown: bool
+    share: float
+
+
+def adversarial_noise(start: Tensor, gradient: Tensor, unit: Tensor, eps: float) -> Tensor:
+    """Return noise along the signs of a gradient, from a random start (fast gradient sign method).
+
+    Args:
+        start: Noise to begin with, shape ``(N, C, H, W)``.
+        gradient: Of the loss that is to grow, of the same shape.
+        unit: What noise is counted in, broadcast against it.
+        eps: The largest noise, in units; the step is 2 units longer.
+    """
+    most = eps * unit
+    return (start + (most + 2 * unit) * gradient.sign()).clamp(-most, most)
 
 
 def puzzle_energy(
@@ -288,6 +371,16 @@ def _edge(first: Tensor, second: Tensor, cells: int) -> Tensor:
     return difference.reshape(len(first), first.size(2) // cells, cells, first.size(3)).mean(2)
 
 
+def _within_range(disturbed: Tensor, x: Tensor) -> Tensor:
+    """Return images whose channels keep to the range that they have in others."""
+    return disturbed.clamp(x.amin((0, 2, 3), keepdim=True), x.amax((0, 2, 3), keepdim=True))
+
+
+def _units(x: Tensor) -> Tensor:
+    """Return a 255th of the range of each channel, shape ``(1, C, 1, 1)``."""
+    return (x.amax((0, 2, 3), keepdim=True) - x.amin((0, 2, 3), keepdim=True)) / 255
+
+
 def _stretched(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return images with the values of each channel brought to [0, 1]."""
     x = x.to(dtype)
@@ -329,7 +422,7 @@ def _check(
     if labels not in (2, 3, 4):
         raise ValueError(f"labels={labels!r} is out of range: it must be 2, 3 or 4.")
     for name, value in (("beta", beta), ("gamma", gamma), ("eta", eta), ("t_eps", t_eps)):
-        check_schedule(name, value, lambda weight: 0 <= weight < math.inf, "a finite number, at least 0")
+        check_weight(name, value)
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -14,13 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from lightning_msda import MixUp, PuzzleMix, RandomMix, Step
-from lightning_msda.methods.puzzlemix import puzzle_energy, puzzlemix
+from lightning_msda.methods.puzzlemix import adversarial_noise, puzzle_energy, puzzlemix
 from lightning_msda.ops.labelling import label_grid
 from lightning_msda.randomness import sample_beta, sample_partners
 from lightning_msda.saliency import gradient_saliency
 from tests.contract.oracle import classes_by_sample, trains
 from tests.helpers import (
     BAD_ALPHAS,
+    assert_frequencies,
     assert_layout_does_not_matter,
     assert_same_mix,
     constant_samples,
@@ -479,3 +480,110 @@ def test_it_says_what_it_needs() -> None:
     waves = [(torch.rand(6, 3, 12), torch.randint(0, 5, (6,)))]
     with pytest.raises(ValueError, match=r"PuzzleMix mixes images \(N, C, H, W\)"):
         make_trainer(PuzzleMix()).fit(Small(), DataLoader(waves, batch_size=None, collate_fn=lambda b: b))  # type: ignore[arg-type]
+
+
+def test_adversarial_noise_steps_along_the_signs_and_keeps_its_size() -> None:
+    start, gradient = torch.tensor([[-3.0, 0.0, 2.0, 2.0, 1.0]]), torch.tensor([[5.0, -1e-9, 3.0, -4.0, 0.0]])
+    noise = adversarial_noise(start, gradient, torch.tensor(0.5), 8.0)  # steps of 5, no more than 4
+    assert noise.tolist() == [[2.0, -4.0, 4.0, -3.0, 1.0]]
+
+
+def test_own_images_and_partners_are_attacked_independently_with_their_chance() -> None:
+    method, x = PuzzleMix(adv_p=0.3), torch.rand(2, 1, 4, 4)
+    attacks = [method._attack(x, Step(0, i)) for i in range(3000)]
+    flags = [(False, False) if a is None else (a.own, a.shown) for a in attacks]
+    counts = [flags.count(pair) for pair in ((False, False), (True, False), (False, True), (True, True))]
+    assert_frequencies(counts, [0.49, 0.21, 0.21, 0.09])
+    shares = torch.tensor([attack.share for attack in attacks if attack is not None])
+    assert_frequencies(torch.histc(shares, 5, 0, 1), [0.2] * 5)
+    starts = torch.cat([attack.start.flatten() for attack in attacks if attack is not None])
+    unit = float(x.max() - x.min()) / 255
+    assert_frequencies(torch.histc(starts, 8, -10 * unit, 10 * unit), [0.125] * 8)
+
+
+class Linear(LightningModule):
+    """Its loss is convex in the inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2 * 8 * 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.linear(F.interpolate(x, (8, 8)).flatten(1))
+        return scores
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.seen = batch[0].detach().clone()
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_noise_raises_the_loss_of_the_images_that_have_it(stride: int) -> None:
+    x, y = 3 * torch.randn(16, 2, 8, 8, generator=seeded()) + 1, torch.arange(16) % 3
+    module = Linear()
+    method = PuzzleMix(
+        adv_p=1.0, adv_eps=20.0, transport=False, labels=2, block_num=2, saliency_stride=stride, seed=1
+    )
+    kept: list[tuple[Tensor, Any]] = []
+
+    class Keep(Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            kept.append((module.seen, method.last_mix))
+
+    make_trainer(method, Keep(), max_epochs=12).fit(module, DataLoader([(x, y)], batch_size=None))  # type: ignore[arg-type]
+    unit = (x.amax((0, 2, 3)) - x.amin((0, 2, 3))).view(1, 2, 1, 1) / 255
+    sizes = []
+    for seen, mix in kept:
+        assert mix is not None
+        clean = torch.where(mix.mask, x, x[mix.partner])
+        noise = (seen - clean) / unit
+        sizes.append(float(noise.abs().max()))
+        assert sizes[-1] <= 20.001
+        low, high = x.amin((0, 2, 3), keepdim=True), x.amax((0, 2, 3), keepdim=True)
+        assert ((seen >= low - 1e-5) & (seen <= high + 1e-5)).all()
+        alone = mix.lam == 1  # shows one image alone: its noise goes up the slope of its own loss
+        if stride == 1 and alone.any() and sizes[-1] > 5:
+            before, after = (F.cross_entropy(module(z[alone]), y[alone], reduction="none") for z in (x, seen))
+            assert (after > before).float().mean() > 0.9
+    assert max(sizes) > 15 and min(sizes) < 12  # a uniform share of 20
+
+
+def test_the_noise_is_the_same_at_every_look() -> None:
+    x = torch.randn(4, 3, 8, 8, generator=seeded())
+    method, step = PuzzleMix(adv_p=1.0), Step(3, 5, gradient=torch.randn(4, 3, 8, 8, generator=seeded(1)))
+    first, second = method.mix(x, step), method.mix(x, step)
+    assert torch.equal(first.inputs, second.inputs)
+    without = PuzzleMix().mix(x, step)
+    assert torch.equal(without.lam, first.lam) and not torch.equal(without.inputs, first.inputs)
+
+
+def test_without_a_gradient_there_is_no_noise() -> None:
+    x = torch.randn(4, 3, 8, 8, generator=seeded())
+    assert torch.equal(PuzzleMix(adv_p=1.0).mix(x, Step(3, 5)).inputs, PuzzleMix().mix(x, Step(3, 5)).inputs)
+
+
+def test_the_clean_loss_stands_beside_the_mixtures() -> None:
+    class Small(Linear):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            losses.append(super().training_step(batch, batch_idx))
+            return losses[-1]
+
+    losses: list[Tensor] = []
+    x, y = torch.randn(6, 2, 8, 8, generator=seeded()), torch.arange(6) % 3
+    totals: list[Tensor] = []
+
+    class Keep(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *args: Any) -> None:
+            totals.append(outputs["loss"])
+
+    module, method = Small(), PuzzleMix(clean_lam=0.4, seed=1)
+    make_trainer(method, Keep()).fit(module, DataLoader([(x, y)], batch_size=None))  # type: ignore[arg-type]
+    mix = method.last_mix
+    assert mix is not None and len(losses) == 2 and len(totals) == 1
+    scores = module(mix.inputs)
+    own, other = (F.cross_entropy(scores, labels, reduction="none") for labels in (y, y[mix.partner]))
+    wanted = (mix.lam * own + (1 - mix.lam) * other).mean() + 0.4 * F.cross_entropy(module(x), y)
+    torch.testing.assert_close(totals[0], wanted.detach())
