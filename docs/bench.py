@@ -76,18 +76,22 @@ class Row:
 def interleaved(works: Mapping[str, Work], trials: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Return the seconds that each work took in each trial, one after the other in every one of them.
 
+    They change places in every trial, and each is called once before it is timed: what the one before left
+    in caches, and threads that went to sleep during it, are no part of a work.
+
     Args:
         works: What is timed, by name.
-        trials: How often; the first, untimed one comes on top.
+        trials: How often.
         clock: Tells the time in seconds, when everything before is done.
     """
     times: dict[str, list[float]] = {name: [] for name in works}
-    for trial in range(trials + 1):
-        for name, work in works.items():
+    order = list(works)
+    for trial in range(trials):
+        for name in order[trial % len(order) :] + order[: trial % len(order)]:
+            works[name]()
             begin = clock()
-            work()
-            if trial > 0:
-                times[name].append(clock() - begin)
+            works[name]()
+            times[name].append(clock() - begin)
     return times
 
 
@@ -512,17 +516,20 @@ def _fits(
 def import_rows(bench: Bench) -> Iterator[Row]:
     """Yield the row of the import, and that of packages which it should not load."""
 
-    def load(name: str) -> set[str]:
-        code = f"import sys, {name}; print(*sys.modules)"
-        return set(subprocess.check_output([sys.executable, "-W", "ignore", "-c", code], text=True).split())
+    def run(code: str) -> list[str]:
+        return subprocess.check_output([sys.executable, "-W", "ignore", "-c", code], text=True).split()
 
-    names = ("lightning_msda", "lightning.pytorch")
-    times = interleaved({name: partial(load, name) for name in names}, bench.trials(7), time.perf_counter)
-    extra = [ours - theirs for ours, theirs in zip(*times.values(), strict=True)]
-    notes = ", ".join(f"{name} {statistics.median(times[name]):.2f} s" for name in names)
+    # Both in one process: what starting it takes differs by more from time to time.
+    first, second = "lightning.pytorch", "lightning_msda"
+    code = f"from time import perf_counter as t; a = t(); import {first}; b = t(); import {second}"
+    code += "; print(b - a, t() - b)"
+    run(code)
+    theirs, extra = zip(*([float(part) for part in run(code)] for _ in range(bench.trials(7))), strict=True)
+    notes = f"{first} {statistics.median(theirs):.2f} s, {second} after it"
     what = "import lightning_msda"
     yield Row(what, "import lightning.pytorch", 0.1, statistics.median(extra), bootstrap(extra), "s", notes)
-    loaded = sorted({"wandb", "torchvision", "matplotlib"} & (load(names[0]) - load(names[1])))
+    modules = [set(run(f"import sys, {name}; print(*sys.modules)")) for name in (first, second)]
+    loaded = sorted({"wandb", "torchvision", "matplotlib"} & (modules[1] - modules[0]))
     count = float(len(loaded))
     what = "wandb, torchvision, matplotlib imported by it"
     yield Row(what, "none", 0.0, count, (count, count), "packages", ", ".join(loaded))

@@ -113,9 +113,12 @@ def blend(worlds: Sequence[Tensor], weights: Tensor | Scattered | None) -> Tenso
         return worlds[0]
     like = worlds[0]
     dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+    if isinstance(weights, Tensor) and like.dim() == 0:  # a loss: few operations, and few nodes
+        row = weights.to(dtype).reshape(-1)
+        return torch.where(row == 0, 0.0, row * torch.stack(list(worlds))).sum()
     if isinstance(weights, Scattered):
         shares = weights.weights[weights.rows.to(like.device)].to(dtype).unbind(-1)
-    elif weights.dim() == 1 or like.dim() == 0:
+    elif weights.dim() == 1:
         shares = weights.to(dtype).reshape(-1).unbind()
     else:
         shape = (-1, *[1] * (like.dim() - 1))

@@ -383,7 +383,10 @@ def _compute_with_learned_label(
     if lost is not None:
         return lose(_call(func, (), call, _own), lost)
     assert isinstance(target, MixedTensor) and learned.value is not None
-    worlds = (*target.worlds, learned.value.to(scores.dtype))
+    soft = learned.value
+    if not torch.is_autocast_enabled(scores.device.type):  # which computes losses in single precision
+        soft = soft.to(scores.dtype)
+    worlds = (*target.worlds, soft)
     target = _make(target.own, target.own, worlds, learned.weights, target.lost, label=True)
     kwargs = {key: call[key] for key in options & call.keys()}
     return _compute_in_worlds(_CROSS_ENTROPIES[func], name, (scores, target), kwargs, [target])

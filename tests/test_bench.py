@@ -16,7 +16,7 @@ NONE = Row("packages", "none", 0.0, 0.0, (0.0, 0.0), "packages")
 MISSED = Row("import", "another", 0.1, 0.25, (0.2, 0.3), "s")
 
 
-def test_trials_are_interleaved_and_the_first_is_not_timed() -> None:
+def test_trials_are_interleaved_in_turn_and_after_an_untimed_call() -> None:
     now, order = 0.0, []
 
     def work(name: str, seconds: float) -> None:
@@ -25,7 +25,7 @@ def test_trials_are_interleaved_and_the_first_is_not_timed() -> None:
         now += seconds
 
     times = interleaved({"a": lambda: work("a", 2.0), "b": lambda: work("b", 3.0)}, 2, lambda: now)
-    assert order == ["a", "b"] * 3
+    assert order == ["a", "a", "b", "b", "b", "b", "a", "a"]
     assert times == {"a": [2.0, 2.0], "b": [3.0, 3.0]}
 
 

@@ -60,8 +60,12 @@ def take(x: Tensor, index: Tensor) -> Tensor:
         x: Shape ``(N, ...)``.
         index: Which samples, int64, shape ``(n,)``.
     """
-    small = x.is_contiguous() and x.numel() < _LARGE * len(x)
-    return x.index_select(0, index) if small else x[index]
+    return _gather(x, index) if x.is_contiguous() else x[index]
+
+
+def _gather(x: Tensor, index: Tensor) -> Tensor:
+    """Return a copy of samples, laid out in memory as it is fastest."""
+    return x.index_select(0, index) if x.numel() < _LARGE * len(x) else x[index]
 
 
 def select(x: Tensor, shown: Tensor, mask: Tensor, *, in_place: bool = False) -> Tensor:
@@ -103,7 +107,7 @@ def paste_box(x: Tensor, partner: Tensor, box: Tensor, dims: Sequence[int]) -> T
         dims: The ``d`` mixed dimensions.
     """
     mixed = x.clone()
-    boxed(mixed, box, dims).copy_(take(boxed(x, box, dims), partner))
+    boxed(mixed, box, dims).copy_(_gather(boxed(x, box, dims), partner))
     return mixed
 
 

@@ -699,3 +699,28 @@ def test_a_pair_is_any_two_by_default() -> None:
     mix = LaMix(seed=0).mix(x, Step(0, 1))
     torch.testing.assert_close(mix.inputs, (x + x[mix.partner]) / 2)
     assert torch.equal(lamix(x, partner=neighbours(6)).partner, neighbours(6))
+
+
+def test_half_precision_computes_the_label_in_single() -> None:
+    class Single(Module):
+        def __init__(self) -> None:
+            super().__init__(sgd)
+            self.float()
+
+        def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+            self.scores = self(batch[0].float())
+            return F.cross_entropy(self.scores, batch[1])
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            mix = method.last_mix
+            assert mix is not None and mix.soft is not None and mix.soft.dtype == torch.float32
+            assert self.scores.dtype == torch.bfloat16
+            wanted = target(batch[1], mix, mix.soft.double(), 0.5, clean=batch_idx % 2 == 1)
+            losses.append((outputs["loss"].double(), F.cross_entropy(self.scores.double(), wanted)))
+
+    losses: list[tuple[Tensor, Tensor]] = []
+    method = LaMix(seed=5)
+    fit(Single(), method, precision="bf16-mixed")
+    for found, wanted in losses:
+        torch.testing.assert_close(found, wanted.detach(), rtol=1e-5, atol=0)
+    assert len(losses) == 2 * BATCHES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
@@ -30,7 +32,7 @@ from tests.helpers import (
     own_pixels,
     seeded,
 )
-from tests.training import make_trainer
+from tests.training import in_a_fresh_process, loader, make_trainer
 
 
 def images(n: int = 6, channels: int = 3, height: int = 16, width: int = 16, seed: int = 1) -> dict[str, Any]:
@@ -587,3 +589,53 @@ def test_the_clean_loss_stands_beside_the_mixtures() -> None:
     own, other = (F.cross_entropy(scores, labels, reduction="none") for labels in (y, y[mix.partner]))
     wanted = (mix.lam * own + (1 - mix.lam) * other).mean() + 0.4 * F.cross_entropy(module(x), y)
     torch.testing.assert_close(totals[0], wanted.detach())
+
+
+def on_two_processes(folder: Path) -> None:
+    """Train on two processes; keep what they mixed, what became of them, and how often they talked."""
+    torch.manual_seed(0)
+    module, method = Small(), PuzzleMix(t_size=2, seed=3, clean_lam=0.5)
+    kept: list[Any] = []
+    talks: list[int] = []
+
+    class Keep(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            def average(group: Any, bucket: Any) -> Any:
+                talks.append(bucket.index())
+                return allreduce_hook(group, bucket)
+
+            average.__annotations__.clear()  # torch has its own opinion of them
+            trainer.strategy.model.register_comm_hook(None, average)
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, i: int) -> None:
+            kept.append((batch, method.last_mix))
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            state = dict(module.named_parameters())
+            torch.save((kept, state, talks), folder / f"{trainer.global_rank}.pt")
+
+    trainer = make_trainer(method, Keep(), strategy="ddp_notebook", devices=2)
+    x = torch.rand(24, 3, 12, 8, dtype=torch.float64, generator=seeded())
+    trainer.fit(module, loader(x, torch.randint(0, 5, (24,), generator=seeded()), batch_size=4))
+
+
+def test_two_processes_exchange_gradients_once_and_train_on_the_joint_batch(tmp_path: Path) -> None:
+    in_a_fresh_process(on_two_processes, tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
+    assert first[2] == second[2] == [0, 0, 0]  # one bucket in each of three steps
+    torch.manual_seed(0)
+    twin = Small()
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    for ranks in zip(first[0], second[0], strict=True):
+        losses = []
+        for (x, y), mix in ranks:
+            clean = F.cross_entropy(twin(x), y)
+            scores = twin(mix.inputs)
+            own, other = (F.cross_entropy(scores, z, reduction="none") for z in (y, y[mix.partner]))
+            losses.append((mix.lam * own + (1 - mix.lam) * other).mean() + 0.5 * clean)
+        assert not torch.equal(ranks[0][1].lam, ranks[1][1].lam)
+        optimizer.zero_grad()
+        torch.autograd.backward(torch.stack(losses).mean())
+        optimizer.step()
+    for rank in (first, second):
+        torch.testing.assert_close(rank[1], dict(twin.named_parameters()), rtol=1e-10, atol=1e-12)
