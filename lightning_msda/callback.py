@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from time import perf_counter
 from typing import Any, ClassVar, Literal, TypedDict, get_args
 
 import torch
@@ -91,6 +92,7 @@ class MSDA(Callback, ABC):
         reads_values: Whether a mask depends on what is mixed, and not on the step alone.
         last_mix: How the last training batch was mixed (detached), or None if it was not.
         last_method: Name of the method that mixed it, or None.
+        last_seconds: How long the host was at it, in seconds; the device may be still.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -159,6 +161,7 @@ class MSDA(Callback, ABC):
         self.seed = seed
         self.last_mix: Mixture | None = None
         self.last_method: str | None = None
+        self.last_seconds = 0.0
         self._seed = seed
         self._span: Span | None = None
         self._hook_guards: bool | None = None
@@ -312,7 +315,13 @@ class MSDA(Callback, ABC):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        begin = perf_counter()
         self._close()
+        self._open(trainer, pl_module, batch)
+        self.last_seconds = perf_counter() - begin
+
+    def _open(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """Mix a batch, and let the strategy hand it to the step."""
         if any(method.at is not None for method in self.members()):
             # Otherwise a compiled module does not notice hooks that come and go.
             self._hook_guards = dynamo_config.skip_nnmodule_hook_guards

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
@@ -28,8 +29,10 @@ __all__ = ["MixMonitor"]
 class MixMonitor(Callback):
     """Logs how batches are mixed: scalars at the trainer's logging interval, and a grid of mixed images.
 
-    Scalars are ``msda/lam`` (the batch's mean weight of the own label, by step), ``msda/mixed`` and
-    ``msda/share/<method>`` (shares of the epoch's batches). The grid ``msda/mix`` shows the first mixed batch
+    Scalars are ``msda/lam`` (the batch's mean weight of the own label) and ``msda/host_ms`` (how long the
+    host was mixing, in milliseconds) by step, ``msda/prob_mixed`` and ``msda/share/<method>`` (shares of the
+    epoch's batches) by epoch. Where a grid is due, W&B and TensorBoard get the distribution of the epoch's
+    lams too, as ``msda/lams``. The grid ``msda/mix`` shows the first mixed batch
     of an epoch, with lam and both labels in the captions: in W&B, TensorBoard or MLflow, and with any other
     logger as a file in the run's folder.
 
@@ -56,6 +59,7 @@ class MixMonitor(Callback):
         self.every_n_epochs = every_n_epochs
         self.images = images
         self._drawn_in: int | None = None
+        self._lams: list[Tensor] = []
         self._counts: Counter[str | None] = Counter()
 
     @override
@@ -69,6 +73,7 @@ class MixMonitor(Callback):
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._counts.clear()
+        self._lams.clear()
 
     @override
     def on_train_batch_end(
@@ -80,18 +85,20 @@ class MixMonitor(Callback):
         mixture = method.last_mix
         self._counts[method.last_method] += 1
         lam = 1.0 if mixture is None else mixture.lam.float().mean()
-        pl_module.log("msda/lam", lam, on_step=True, on_epoch=False, batch_size=1)
+        values = {"msda/lam": lam, "msda/host_ms": 1000 * method.last_seconds}
+        pl_module.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
+        due = self._is_due(trainer)
+        if due and mixture is not None:
+            self._lams.append(mixture.lam.detach())
         labels = first_labels(batch, method.target_key)
         target = None if mixture is None else _soft_target(mixture, labels)
         if target is not None:
             largest = target.topk(min(5, target.size(1)), 1).values.mean(0)
             values = {f"msda/target/{i}": value for i, value in enumerate(largest, 1)}
             pl_module.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
-        epoch = trainer.current_epoch
-        due = self.every_n_epochs > 0 and epoch % self.every_n_epochs == 0 and epoch != self._drawn_in
-        due = due and trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
-        if due and mixture is not None and mixture.inputs.dim() == 4:
-            self._drawn_in = epoch
+        fresh = due and trainer.current_epoch != self._drawn_in
+        if fresh and mixture is not None and mixture.inputs.dim() == 4:
+            self._drawn_in = trainer.current_epoch
             display = Display.of(trainer.datamodule)  # type: ignore[attr-defined]
             picture = draw_grid(
                 [mixed_cells(mixture, labels, display, self.images)], [str(method.last_method)]
@@ -108,10 +115,18 @@ class MixMonitor(Callback):
         if (method := find_method(trainer)) is None:
             return
         batches = max(1, self._counts.total())
-        pl_module.log("msda/mixed", 1 - self._counts[None] / batches)
+        pl_module.log("msda/prob_mixed", 1 - self._counts[None] / batches)
         for leaf in method.leaves():
             name = type(leaf).__name__
             pl_module.log(f"msda/share/{name}", self._counts[name] / batches)
+        if self._lams:
+            for logger in trainer.loggers:
+                _log_distribution(trainer, logger, "msda/lams", torch.cat(self._lams))
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        """Tell whether this process draws the epoch."""
+        due = self.every_n_epochs > 0 and trainer.current_epoch % self.every_n_epochs == 0
+        return due and trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
 
 def _soft_target(mixture: Mixture, labels: Any) -> Tensor | None:

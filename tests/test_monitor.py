@@ -120,16 +120,16 @@ def test_lam_is_the_mean_of_the_last_mix(method: Callback) -> None:
 
 def test_shares_are_those_of_the_epochs_batches() -> None:
     trainer = watch(RandomMix(prob=0.7), batches=10, max_epochs=2, logger=CSVLogger(".", name="runs"))
-    rows = [row for row in read_csv(Path(str(trainer.log_dir)) / "metrics.csv") if row["msda/mixed"]]
+    rows = [row for row in read_csv(Path(str(trainer.log_dir)) / "metrics.csv") if row["msda/prob_mixed"]]
     names = ["MixUp", "CutMix", "ResizeMix", "FMix"]
     assert len(rows) == 2
     for row, first in zip(rows, (0, 10), strict=True):
         counts = Counter(Recorder.trainings[-1].methods[first : first + 10])
         assert 0 < counts[None] < 10
-        assert float(row["msda/mixed"]) == pytest.approx(1 - counts[None] / 10)
+        assert float(row["msda/prob_mixed"]) == pytest.approx(1 - counts[None] / 10)
         shares = [float(row[f"msda/share/{name}"]) for name in names]
         assert shares == pytest.approx([counts[name] / 10 for name in names])
-        assert sum(shares) == pytest.approx(float(row["msda/mixed"]))
+        assert sum(shares) == pytest.approx(float(row["msda/prob_mixed"]))
 
 
 def test_shares_sum_to_1_where_every_batch_is_mixed() -> None:
@@ -137,7 +137,7 @@ def test_shares_sum_to_1_where_every_batch_is_mixed() -> None:
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if "share" in key}
     assert sorted(metrics) == ["msda/share/CutMix", "msda/share/FMix", "msda/share/MixUp"]
     assert sum(metrics.values()) == pytest.approx(1.0)
-    assert float(trainer.callback_metrics["msda/mixed"]) == 1.0
+    assert float(trainer.callback_metrics["msda/prob_mixed"]) == 1.0
 
 
 def test_a_method_by_itself_has_all_of_the_share() -> None:
@@ -192,7 +192,7 @@ def test_inputs_that_are_no_images_are_logged_but_not_drawn(shape: tuple[int, ..
 def test_a_method_that_never_mixes_is_logged_but_not_drawn() -> None:
     trainer = watch(MixUp(prob=0.0))
     assert float(trainer.callback_metrics["msda/lam"]) == 1.0
-    assert float(trainer.callback_metrics["msda/mixed"]) == 0.0
+    assert float(trainer.callback_metrics["msda/prob_mixed"]) == 0.0
     assert list(Path().rglob("*.png")) == []
 
 
@@ -297,6 +297,30 @@ def test_learned_labels_are_logged_as_numbers_and_distributions() -> None:
 
 def _labels(y: Tensor, mix: Mixture) -> list[tuple[Tensor, Tensor]]:
     return [(y, mix.weights[:, :1]), (y[mix.partner], mix.weights[:, 1:])]
+
+
+def test_the_epochs_lams_are_a_distribution_where_a_grid_is_due() -> None:
+    run, board = FakeRun(), FakeTensorBoard()
+    loggers = [WandbLogger(experiment=run), board]  # type: ignore[arg-type]
+    watch(MixUp(per_sample=True, prob=0.7), MixMonitor(2), logger=loggers, batches=5, max_epochs=3)
+    of_epochs = [[m.lam for m in Recorder.trainings[-1].mixes[i : i + 5] if m is not None] for i in (0, 10)]
+    drawn = [values for name, values, _ in board.writer.histograms if name == "msda/lams"]
+    assert len(drawn) == len(run.having("msda/lams")) == 2
+    for found, lams in zip(drawn, of_epochs, strict=True):
+        torch.testing.assert_close(found, torch.cat(lams).float())
+
+
+def test_without_an_interval_nothing_is_kept() -> None:
+    board, monitor = FakeTensorBoard(), MixMonitor(0)
+    watch(MixUp(), monitor, logger=board)
+    assert board.writer.histograms == board.writer.images == monitor._lams == []
+
+
+def test_the_hosts_time_is_logged_by_step() -> None:
+    run = FakeRun()
+    watch(MixUp(), logger=WandbLogger(experiment=run), batches=3)  # type: ignore[arg-type]
+    times = [values["msda/host_ms"] for values in run.having("msda/host_ms")]
+    assert len(times) == 3 and all(0 < time < 60_000 for time in times)
 
 
 def test_mlflow_gets_the_grid() -> None:

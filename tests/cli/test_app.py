@@ -269,7 +269,7 @@ def test_an_offline_run_can_be_read_back() -> None:
     lams = [1.0 if mix is None else float(mix.lam.double().mean()) for mix in training.mixes]
     assert [step for step, _ in run.logged("msda/lam")] == [0, 1, 2, 3]
     assert [value for _, value in run.logged("msda/lam")] == pytest.approx(lams, rel=1e-6)
-    for epoch, (step, mixed) in enumerate(run.logged("msda/mixed")):
+    for epoch, (step, mixed) in enumerate(run.logged("msda/prob_mixed")):
         methods = training.methods[2 * epoch : 2 * epoch + 2]
         assert (step, mixed) == (2 * epoch + 1, 1 - methods.count(None) / 2)
         shares = {
