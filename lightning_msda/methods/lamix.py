@@ -90,6 +90,8 @@ class LaMix(MSDA):
         classifier: Name of the module's last linear layer. Default: the last ``nn.Linear`` that is found.
         base: How samples are mixed: ``average``; ``puzzlemix``, by Puzzle Mix at lam 1/2 with its
             defaults; or a `PuzzleMix`.
+        clean: Whether mixed batches take turns with clean ones; without, the paper is about 6 % worse on
+            CIFAR-100.
         common: What every method takes, see `CommonArgs`, but for ``at``, ``dims`` and ``criterion``.
 
     Raises:
@@ -107,6 +109,7 @@ class LaMix(MSDA):
         lam: float | Uniform = "uniform",
         classifier: str | None = None,
         base: Literal["average", "puzzlemix"] | PuzzleMix = "average",
+        clean: bool = True,
         **common: Unpack[CommonArgs],
     ) -> None:
         super().__init__(**common)
@@ -122,6 +125,7 @@ class LaMix(MSDA):
         self.lam = lam
         self.classifier = classifier
         self.base = base
+        self.clean = clean
         self._head = SecondHead(classifier)
         self._puzzle: PuzzleMix | None = None
         if base != "average":
@@ -134,7 +138,7 @@ class LaMix(MSDA):
     @override
     def choose(self, step: Step, draws: Generator) -> MSDA | None:
         chosen = super().choose(step, draws)
-        return self._clean if chosen is self and step.ordinal % 2 == 1 else chosen
+        return self._clean if self.clean and chosen is self and step.ordinal % 2 == 1 else chosen
 
     @override
     def look(

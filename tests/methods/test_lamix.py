@@ -252,6 +252,13 @@ def test_clean_batches_take_turns_with_averaged_ones() -> None:
     assert method.last_method == "LaMix"
 
 
+def test_without_clean_batches_all_are_averaged() -> None:
+    recorder, _ = fit(Module(sgd), LaMix(seed=5, clean=False), epochs=1)
+    x, _ = samples()
+    for own, mix in zip(torch.split(x, 4), recorder.mixes, strict=True):
+        torch.testing.assert_close(mix.inputs, (own + own[mix.partner]) / 2)
+
+
 def test_turns_are_its_own_inside_of_a_cycle() -> None:
     method = RandomMix([lamix_ := LaMix(), MixUp()], order="cycle")
     chosen = [method.choose(step := Step(0, i), step.policy()) for i in range(0, 12, 2)]
