@@ -26,6 +26,7 @@ from lightning_msda.experiments.models import (
     PyramidNet,
     ResNet50,
     ResNet101,
+    ResNeXt101,
     SEResNeXt50,
     SideBySide,
     SmallCNN,
@@ -95,6 +96,7 @@ PUBLISHED: list[Any] = [
     ),
     pytest.param(ResNet50, {}, 25_557_032, id=f"ResNet-50: {TORCHVISION}"),
     pytest.param(ResNet101, {}, 44_549_160, id=f"ResNet-101: {TORCHVISION}"),
+    pytest.param(ResNeXt101, {}, 44_177_704, id="ResNeXt-101 32x4d: arXiv:1905.04899, table 3: 44.1M"),
     pytest.param(DenseNet121, {}, 7_978_856, id=f"DenseNet-121: {TORCHVISION}"),
     pytest.param(VGG11, {}, 132_863_336, id=f"VGG-11: {TORCHVISION}"),
     pytest.param(

@@ -11,7 +11,7 @@ from lightning_msda.experiments.models.preact_resnet import (
     PreActResNet50,
 )
 from lightning_msda.experiments.models.pyramidnet import PyramidNet
-from lightning_msda.experiments.models.resnet import ResNet50, ResNet101
+from lightning_msda.experiments.models.resnet import ResNet50, ResNet101, ResNeXt101
 from lightning_msda.experiments.models.se_resnext import SEResNeXt50
 from lightning_msda.experiments.models.side_by_side import SideBySide
 from lightning_msda.experiments.models.small_cnn import SmallCNN
@@ -32,6 +32,7 @@ __all__ = [
     "PreActResNet34",
     "PreActResNet50",
     "PyramidNet",
+    "ResNeXt101",
     "ResNet50",
     "ResNet101",
     "SEResNeXt50",
