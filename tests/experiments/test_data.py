@@ -244,6 +244,26 @@ def test_noisy_labels_keep_the_true_ones(tiny: Tiny) -> None:
     assert torch.equal(whole(data.test_dataloader())[1], tiny.in_files("test")[1])
 
 
+def test_true_labels_come_third_and_the_training_set_as_it_is_comes_second(tiny: Tiny) -> None:
+    data = tiny.data(label_noise=0.4, true_labels=True)
+    images, labels = tiny.in_files("train")
+    noisy = tiny.data(label_noise=0.4).train.targets
+    assert [(y, y_true) for _, y, y_true in data.train] == list(
+        zip(noisy.tolist(), labels.tolist(), strict=True)
+    )
+    for loaders in (data.val_dataloader(), data.test_dataloader()):
+        test, train = loaders
+        assert torch.equal(whole(test)[1], tiny.in_files("test")[1])
+        x, y, y_true = (torch.cat(column) for column in zip(*train, strict=True))
+        torch.testing.assert_close(x, standardised(images, data))
+        assert torch.equal(y, noisy) and torch.equal(y_true, labels)
+    assert torch.equal(whole(data.predict_dataloader())[1], tiny.in_files("test")[1])
+    fewer = tiny.data(train_size=8, true_labels=True)
+    (_, train) = fewer.val_dataloader()
+    y, y_true = (torch.cat(column) for column in list(zip(*train, strict=True))[1:])
+    assert torch.equal(y, y_true) and torch.equal(y, labels[fewer.train.indices])
+
+
 def test_cifar_trains_and_is_mixed(tiny: Tiny) -> None:
     data = tiny.data()
 

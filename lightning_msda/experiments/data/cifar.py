@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import Subset
 from torchvision import datasets
 from typing_extensions import override
 
@@ -26,6 +27,8 @@ class CIFAR10Data(SmallImages):
         augment: Whether training images are cropped and mirrored.
         label_noise: The share of training labels that are replaced by random ones. `NoisyLabels` keeps the
             true ones, as ``data.train.true_targets``.
+        true_labels: Whether training samples are ``(x, y, y_true)``, as `LabelNoise` takes them. The training
+            set without crops and flips, in the same form, then comes second in validation and testing.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -44,11 +47,14 @@ class CIFAR10Data(SmallImages):
         train_size: int | None = None,
         augment: bool = True,
         label_noise: float = 0.0,
+        true_labels: bool = False,
     ) -> None:
         super().__init__(root, 32, augment, batch_size, workers, train_size)
         if not 0 <= label_noise <= 1:
             raise ValueError(f"label_noise={label_noise} is out of range: it must be from 0 to 1.")
         self.label_noise = label_noise
+        self.true_labels = true_labels
+        self.as_is: Any = None
 
     @override
     def part(self, train: bool, **options: Any) -> Any:
@@ -64,9 +70,32 @@ class CIFAR10Data(SmallImages):
     @override
     def splits(self) -> Splits:
         train, val, test = super().splits()
-        if self.label_noise:
-            train = NoisyLabels(train, self.label_noise, len(self.classes))
+        if self.true_labels:
+            self.as_is = self._noisy(self.part(True, transform=test.transform))
+        if self.label_noise or self.true_labels:
+            train = self._noisy(train)
         return Splits(train, val, test)
+
+    @override
+    def val_dataloader(self) -> Any:
+        return self._beside_training_set(super().val_dataloader())
+
+    @override
+    def test_dataloader(self) -> Any:
+        return self._beside_training_set(super().test_dataloader())
+
+    @override
+    def predict_dataloader(self) -> Any:
+        return super().test_dataloader()
+
+    def _noisy(self, train: Any) -> NoisyLabels:
+        return NoisyLabels(train, self.label_noise, len(self.classes), hide=not self.true_labels)
+
+    def _beside_training_set(self, loader: Any) -> Any:
+        if not self.true_labels:
+            return loader
+        used = Subset(self.as_is, self.train.indices) if self.train_size is not None else self.as_is
+        return [loader, self.loader(used, batch_size=self.batch_size)]
 
 
 class CIFAR100Data(CIFAR10Data):

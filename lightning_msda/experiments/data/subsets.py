@@ -52,18 +52,20 @@ def folds(size: int, count: int) -> list[list[int]]:
 class NoisyLabels(Dataset[Any]):
     """A data set in which some labels are drawn anew, from all classes alike (arXiv:1710.09412, section 3.4).
 
-    ``targets`` are the labels that it hands out, ``true_targets`` those that it hides, ``corrupted`` tells
+    ``targets`` are the labels to train on, ``true_targets`` those as they were, ``corrupted`` tells
     whose label was drawn (a drawn label can be the true one).
 
     Args:
         data: Pairs of inputs and classes, with ``targets``.
         share: The share of samples whose label is drawn.
         classes: How many classes there are.
+        hide: Whether samples are pairs; otherwise they are ``(x, y, y_true)``.
     """
 
-    def __init__(self, data: Any, share: float, classes: int) -> None:
+    def __init__(self, data: Any, share: float, classes: int, hide: bool = True) -> None:
         generator = Generator().manual_seed(0)
         self.data = data
+        self.hide = hide
         self.true_targets = torch.as_tensor(data.targets)
         count = len(self.true_targets)
         self.corrupted = torch.zeros(count, dtype=torch.bool)
@@ -74,5 +76,6 @@ class NoisyLabels(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self.data[index][0], int(self.targets[index])
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        pair = self.data[index][0], int(self.targets[index])
+        return pair if self.hide else (*pair, int(self.true_targets[index]))
