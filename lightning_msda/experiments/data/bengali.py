@@ -18,7 +18,7 @@ from lightning_msda.experiments.data.subsets import folds
 
 __all__ = ["BengaliData", "cropped"]
 
-Part = Literal["grapheme_root", "vowel_diacritic", "consonant_diacritic"]
+Part = Literal["grapheme_root", "vowel_diacritic", "consonant_diacritic", "all"]
 CLASSES = {"grapheme_root": 168, "vowel_diacritic": 11, "consonant_diacritic": 7}
 
 
@@ -30,7 +30,7 @@ class BengaliData(DataModule):
 
     Args:
         root: The folder that holds ``bengaliai-cv19``.
-        part: The part of the grapheme that is the class.
+        part: The part of the grapheme that is the class; ``all``: labels are ``(N, 3)``, a column for each.
         fold: Which fifth is held out, from 0 to 4.
         batch_size: Samples in a batch.
         workers: Processes that load the data.
@@ -61,14 +61,14 @@ class BengaliData(DataModule):
         train_size: int | None = None,
     ) -> None:
         super().__init__(batch_size, workers, train_size)
-        if part not in CLASSES:
-            raise ValueError(f"part={part!r} is unknown: it must be one of {', '.join(CLASSES)}.")
+        if part not in (*CLASSES, "all"):
+            raise ValueError(f"part={part!r} is unknown: it must be one of {', '.join(CLASSES)} and all.")
         if fold not in range(5):
             raise ValueError(f"fold={fold} is out of range: it must be from 0 to 4.")
         self.root = root
         self.part = part
         self.fold = fold
-        self.classes = tuple(str(i) for i in range(CLASSES[part]))
+        self.classes = tuple(str(i) for i in range(CLASSES.get(part, 0)))
 
     @override
     def prepare_data(self) -> None:
@@ -80,11 +80,13 @@ class BengaliData(DataModule):
         made = kept("graphemes", self.source.find(self.root), files, lambda: self._read(files))
         table = self.source.find(self.root, "train.csv")
         with table.open(encoding="utf8", newline="") as file:
-            of_name = {row["image_id"]: int(row[self.part]) for row in csv.DictReader(file)}
-        missing = [name for name in made["names"] if name not in of_name]
+            rows = {row["image_id"]: [int(row[part]) for part in CLASSES] for row in csv.DictReader(file)}
+        missing = [name for name in made["names"] if name not in rows]
         if missing:
             raise damaged(table, f"it has no row for {missing[0]}")
-        targets = torch.tensor([of_name[name] for name in made["names"]])
+        targets = torch.tensor([rows[name] for name in made["names"]])
+        if self.part != "all":
+            targets = targets[:, list(CLASSES).index(self.part)]
         parts = folds(len(targets), 5)
         chosen = sorted(i for k, part in enumerate(parts) if k != self.fold for i in part)
         data = Graphemes(made["images"], targets, self.mean[0], self.std[0])
@@ -120,7 +122,7 @@ class Graphemes(Dataset[Any]):
 
     Args:
         images: Bytes, shape ``(n, 1, 64, 64)``.
-        targets: Classes, shape ``(n,)``.
+        targets: Classes, shape ``(n,)`` or ``(n, 3)``.
         mean: What is subtracted from images in [0, 1].
         std: What they are divided by then.
     """
