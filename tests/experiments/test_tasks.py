@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -236,6 +236,64 @@ def test_the_loss_is_that_of_the_mixture(name: str) -> None:
     assert logged["train/loss"] == pytest.approx(float(wanted), rel=1e-5)
 
 
+def test_labels_are_smoothed_in_training_alone() -> None:
+    logits, y = torch.randn(6, 5), torch.arange(6) % 5
+    task = Classification(Given(), 5, label_smoothing=0.3)
+    assert evaluated(task, batches(logits, y))["test/loss"] == pytest.approx(
+        float(F.cross_entropy(logits, y))
+    )
+    smooth = 0.7 * F.one_hot(y, 5) + 0.3 / 5
+    wanted = -(smooth * logits.log_softmax(1)).sum(1).mean()
+    assert trained(task, None, batches(logits, y))["train/loss"] == pytest.approx(float(wanted))
+
+
+class Read(LightningDataModule):
+    """A data module with what it is given in addition."""
+
+    def __init__(self, *tensors: Tensor, **more: Any) -> None:
+        super().__init__()
+        vars(self).update(more)
+        self.tensors = tensors
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return batches(*self.tensors)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+def test_of_known_classes_testing_compares_the_logits_of_these_alone() -> None:
+    logits, y = torch.randn(40, 8), torch.randint(3, (40,))
+    data = Read(logits, y + 2, known=[2, 3, 4])
+    (logged,) = make_trainer().test(Classification(Given(), 8), data, verbose=False)
+    among = logits[:, 2:5]
+    assert logged["test/acc"] == pytest.approx(float((among.argmax(1) == y).double().mean()))
+    assert logged["test/loss"] == pytest.approx(float(F.cross_entropy(among, y)))
+    (logged,) = make_trainer().validate(Classification(Given(), 8), data, verbose=False)
+    assert logged["val/loss"] == pytest.approx(float(F.cross_entropy(logits, y + 2)))
+
+
+@pytest.mark.parametrize("kind", [Classification, MultilabelClassification])
+def test_the_embedding_has_the_data_modules_word_vectors(kind: Callable[..., LightningModule]) -> None:
+    vectors = torch.tensor([[0.0, 0.0], [1.0, 2.0], [0.0, 0.0], [3.0, -4.0]])
+    task: Any = kind(TextCNN(4, tokens=6, size=2, width=4), 4)
+    y = Y if kind is Classification else F.one_hot(Y, 4).float()
+    task.configure_optimizers = lambda: torch.optim.SGD(task.parameters(), lr=0.0)
+    make_trainer(max_steps=1).fit(task, datamodule=Read(TEXTS % 4, y, vectors=vectors))
+    rows = task.network.embedding.weight
+    assert torch.equal(rows[[0, 1, 3]], vectors[[0, 1, 3]])
+    assert bool((rows[[2, 4, 5]] != 0).all())
+    task.network = TextCNN(4, tokens=3, size=2)
+    with pytest.raises(ValueError, match=r"\(4, 2\), .* embedding is \(3, 2\): write size=2 and tokens=4"):
+        make_trainer(max_steps=1).fit(task, datamodule=Read(TEXTS, y, vectors=vectors))
+
+
+def test_several_labels_come_in_dicts_as_in_pairs() -> None:
+    logits, y = torch.randn(20, 3), (torch.rand(20, 3) < 0.5).int()
+    pairs = evaluated(MultilabelClassification(Given(), 3), batches(logits, y))
+    dicts: Any = DataLoader([{"input_ids": logits, "labels": y}], batch_size=None)  # type: ignore[arg-type]
+    assert evaluated(MultilabelClassification(Given(), 3), dicts) == pytest.approx(pairs)
+
+
 # --- three models of a grapheme's parts, tested as one ------------------------------------------------------
 
 
@@ -267,6 +325,7 @@ def test_models_that_were_trained_apart_are_tested_together(tmp_path: Path) -> N
     ("make", "message"),
     [
         (lambda: Classification(Given(), 4, top_k=5), "top_k=5 is out of range: it must be from 2 to the 4"),
+        (lambda: Classification(Given(), 4, label_smoothing=-0.1), "label_smoothing=-0.1 is out of range"),
         (lambda: Graphemes(Given(), []), r"parts=\[\] must be a list of some of \['root', 'vowel'"),
         (lambda: Graphemes(Given(), "root"), "parts='root' must be a list"),
         (lambda: Graphemes(Given(), ["stem"]), r"parts=\['stem'\] must be"),
