@@ -36,7 +36,7 @@ def label(number: int, part: str) -> int:
     return (7 * number + len(part)) % COUNTS[part]
 
 
-def write(folder: Path, height: int, width: int) -> Path:
+def write_bengali(folder: Path, height: int = HEIGHT, width: int = WIDTH) -> Path:
     """Write four tables of six images, a column for each pixel, and the labels in another order."""
     import pyarrow as pa
     from pyarrow import parquet
@@ -58,7 +58,7 @@ def write(folder: Path, height: int, width: int) -> Path:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("data") / "bengaliai-cv19", HEIGHT, WIDTH)
+    return write_bengali(tmp_path_factory.mktemp("data") / "bengaliai-cv19")
 
 
 def bengali(folder: Path, **arguments: Any) -> Any:
@@ -82,7 +82,7 @@ def test_graphemes_are_cropped_resized_light_on_dark_and_standardised(published:
 
 @pytest.mark.slow
 def test_pages_of_the_published_size_are_read(tmp_path: Path) -> None:
-    write(tmp_path / "bengaliai-cv19", 137, 236)
+    write_bengali(tmp_path / "bengaliai-cv19", 137, 236)
     check_graphemes(made(BengaliData(root=str(tmp_path), workers=0)))
 
 
@@ -118,6 +118,13 @@ def test_each_part_of_the_grapheme_is_a_task(published: Path, part: str) -> None
     assert len(data.classes) == COUNTS[part]
     small = made(bengali(published, part=part, train_size=5))
     assert len(small.train) == 5
+
+
+def test_all_parts_of_the_grapheme_are_told_at_once(published: Path) -> None:
+    data = made(bengali(published, part="all"))
+    _, y = whole(data.test_dataloader())
+    assert y.tolist() == [[label(number, part) for part in COUNTS] for number in data.test.indices]
+    assert len(made(bengali(published, part="all", train_size=5)).train) == 5
 
 
 def test_tables_are_read_once(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:

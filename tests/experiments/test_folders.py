@@ -40,10 +40,9 @@ def colour_of(x: Tensor, data: Any) -> list[int]:
     return torch.cdist(shown, known).argmin(1).tolist()
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
+def write_tiny_imagenet(root: Path) -> Path:
     """Write Tiny-ImageNet: lists, boxes, three training images of each class, and validation images."""
-    folder = tmp_path / "tiny-imagenet-200"
+    folder = root / "tiny-imagenet-200"
     for wnid, colour in zip(WNIDS, COLOURS, strict=True):
         for i in range(3):
             save(folder / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", colour)
@@ -57,6 +56,11 @@ def tiny(tmp_path: Path) -> Path:
     words = {wnid: f"name of {wnid}, another name" for wnid in [*WNIDS, "n99999999"]}
     (folder / "words.txt").write_text("".join(f"{key}\t{value}\n" for key, value in words.items()))
     return folder
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_tiny_imagenet(tmp_path)
 
 
 def tiny_data(folder: Path, **arguments: Any) -> Any:
@@ -148,13 +152,12 @@ def test_a_file_that_a_list_names_must_be_there(tiny: Path) -> None:
         tiny_data(tiny).prepare_data()
 
 
-@pytest.fixture
-def imagenet(tmp_path: Path) -> Path:
+def write_imagenet(root: Path) -> Path:
     """Write ImageNet with its validation images beside each other, and the development kit."""
     import numpy as np
     from scipy.io import savemat
 
-    folder = tmp_path / "imagenet"
+    folder = root / "imagenet"
     for wnid, colour in zip(WNIDS, COLOURS, strict=True):
         for i in range(2):
             save(folder / "train" / wnid / f"{wnid}_{i}.JPEG", colour, (300 + 40 * i, 260))
@@ -171,6 +174,11 @@ def imagenet(tmp_path: Path) -> Path:
         synsets[row, 0] = (np.array([[number]]), wnid)
     savemat(kit / "meta.mat", {"synsets": synsets})
     return folder
+
+
+@pytest.fixture
+def imagenet(tmp_path: Path) -> Path:
+    return write_imagenet(tmp_path)
 
 
 def imagenet_data(folder: Path, **arguments: Any) -> Any:
@@ -223,11 +231,16 @@ def test_a_shortened_image_of_imagenet_is_named(imagenet: Path) -> None:
         imagenet_data(imagenet).prepare_data()
 
 
-def test_imagenet_a_has_the_labels_of_imagenet(imagenet: Path) -> None:
-    folder = imagenet.parent / "imagenet-a"
+def write_imagenet_a(root: Path) -> Path:
+    folder = root / "imagenet-a"
     for k in (3, 1):
         save(folder / WNIDS[k] / f"0.00_fox _ {k}_0.5.jpg", COLOURS[k], (300, 300))
     (folder / "README.txt").write_text("ImageNet-A")
+    return folder
+
+
+def test_imagenet_a_has_the_labels_of_imagenet(imagenet: Path) -> None:
+    folder = write_imagenet_a(imagenet.parent)
     arguments: dict[str, Any] = {"root": str(imagenet.parent), "workers": 0}
     data = made(ImageNetAData(**arguments))
     x, y = whole(data.test_dataloader())

@@ -144,10 +144,9 @@ def test_other_widths_are_refused(tmp_path: Path) -> None:
 SPOKEN = {"yes": 12, "go": 4, "bed": 6, "marvin": 4}
 
 
-@pytest.fixture
-def commands(tmp_path: Path) -> Path:
+def write_commands(root: Path) -> Path:
     """Write Google Speech Commands: words, the lists of held-out recordings, long background noise."""
-    folder = tmp_path / "speech_commands_v0.01"
+    folder = root / "speech_commands_v0.01"
     for word, count in SPOKEN.items():
         for i in range(count):
             samples = tone(200 + 50 * i + 1000 * (word == "go"), seconds=0.9 if i == 1 else 1.0)
@@ -160,6 +159,11 @@ def commands(tmp_path: Path) -> Path:
     for part, names in held_out.items():
         (folder / f"{part}_list.txt").write_text("".join(f"{name}_nohash_0.wav\n" for name in names))
     return folder
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Path:
+    return write_commands(tmp_path)
 
 
 def commands_data(folder: Path, **arguments: Any) -> Any:

@@ -186,10 +186,9 @@ def test_vectors_are_those_of_the_words(tmp_path: Path) -> None:
         read_vectors(Path("none.vec"), data.vocabulary)
 
 
-@pytest.fixture
-def tokenizer(tmp_path: Path) -> str:
+def write_tokenizer(root: Path) -> str:
     """Write a tokenizer of BERT's kind, as a folder of transformers."""
-    folder = tmp_path / "bert"
+    folder = root / "bert"
     folder.mkdir()
     words = [
         "[PAD]",
@@ -210,6 +209,11 @@ def tokenizer(tmp_path: Path) -> str:
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
     return str(folder)
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> str:
+    return write_tokenizer(tmp_path)
 
 
 def test_tokens_are_batches_as_transformers_models_take_them(tmp_path: Path, tokenizer: str) -> None:

@@ -103,10 +103,9 @@ def test_a_cube_fills_the_outer_cells_and_no_others(tmp_path: Path) -> None:
     assert float(grid[shell(12)].float().mean()) > 0.99
 
 
-@pytest.fixture
-def modelnet(tmp_path: Path) -> Path:
+def write_modelnet(root: Path) -> Path:
     """Write ModelNet10: of each class two meshes to train on and one to test on, each of another height."""
-    folder = tmp_path / "ModelNet10"
+    folder = root / "ModelNet10"
     for k, name in enumerate(ModelNet10Data.classes):
         for i, part in enumerate(("train", "train", "test"), 1):
             corners = [(x, y, z * (k + 1) / 10) for x, y, z in CUBE]
@@ -114,6 +113,11 @@ def modelnet(tmp_path: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(off(corners, triangles_of(SIDES), head="OFF" if k == 3 else "OFF\n"))
     return folder
+
+
+@pytest.fixture
+def modelnet(tmp_path: Path) -> Path:
+    return write_modelnet(tmp_path)
 
 
 def modelnet_data(folder: Path, **arguments: Any) -> Any:
