@@ -20,9 +20,10 @@ def recipes_folder() -> Path:
 
 
 def recipe_names() -> list[str]:
-    """Return the names of all recipes, such as ``msda/fmix``."""
+    """Return the names of all recipes, such as ``msda/fmix``; sweeps of Weights & Biases are none."""
     folder = recipes_folder()
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    names = (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    return sorted(name for name in names if not name.endswith(".sweep"))
 
 
 def find_recipe(name: str) -> Path:
