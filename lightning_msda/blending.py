@@ -80,8 +80,9 @@ class Scattered(NamedTuple):
     """Weights of a value whose rows do not lie along its leading dimension, such as transposed labels.
 
     Attributes:
-        weights: Weights of the rows, shape ``(rows, k)``.
-        rows: The row that each entry belongs to, int64 on the CPU, shaped like the value.
+        weights: Weights of the rows, shape ``(rows, k)``; any in the last one.
+        rows: The row that each entry belongs to, int64 on the CPU, shaped like the value; -1, which is the
+            last one, where it is alike in all worlds.
     """
 
     weights: Tensor

@@ -303,6 +303,11 @@ class MSDA(Callback, ABC):
                     f"clean_lam={method.clean_lam} adds a loss to the one that training_step returns, and"
                     " under manual optimization it returns none. Leave out clean_lam."
                 )
+            if method.clean_lam and method.at is not None:
+                raise ValueError(
+                    f"clean_lam={method.clean_lam} adds the loss of the batch as it came, and"
+                    f" at={method.at!r} mixes whatever runs through that layer. Leave out clean_lam, or at."
+                )
             if (method.stop_epoch or 0) < 0 and (trainer.max_epochs or -1) < 0:
                 raise ValueError(
                     f"stop_epoch={method.stop_epoch} counts from the end of training, which a Trainer without"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from lightning_msda import ledger
 from lightning_msda.fields import first_tensor, get, replace
 from lightning_msda.mixture import Mixture
 from lightning_msda.randomness import Step
@@ -130,6 +131,7 @@ class Layer:
                 )
             return mixture.inputs  # the weights may be in a graph already
         self._weights.copy_(mixture.weights[: len(self._weights)])
+        ledger.weights_are_known()
         self.mixture = dataclasses.replace(mixture, inputs=mixture.inputs.detach())
         return mixture.inputs
 

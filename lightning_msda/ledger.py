@@ -2,29 +2,36 @@
 
 Lists that are empty between batches: where mixed tensors are, so that they can be made plain again; how
 labels left torch, so that a loss that may contain what came of it can be refused; whether a mixed loss left
-for the optimizer at all; and the learned label that a loss must contain, if the batch has one.
+for the optimizer at all; the learned label that a loss must contain, if the batch has one; whether lam
+differs by sample; and what is made of weights that a hidden layer has yet to tell.
 """
 
 from __future__ import annotations
 
 import weakref
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 __all__ = [
     "Learned",
+    "await_weights",
+    "differs_by_sample",
     "expect",
     "expected",
     "first_leak",
     "forget",
     "leak_into",
     "living",
+    "note_by_sample",
     "note_leak",
     "note_settled",
     "remember",
     "settled",
+    "weights_are_known",
+    "when_known",
 ]
 
 
@@ -46,6 +53,8 @@ _living: list[tuple[weakref.ref[Tensor], type[Tensor]]] = []
 _leaks: list[tuple[int, str]] = []
 _settled: list[None] = []
 _expected: list[Learned] = []
+_by_sample: list[None] = []
+_awaiting: list[Callable[[], Any]] = []
 
 
 def remember(tensor: Tensor, home: type[Tensor]) -> None:
@@ -102,7 +111,36 @@ def expected() -> Learned | None:
     return _expected[0] if _expected else None
 
 
+def note_by_sample() -> None:
+    """Remember that there are labels with a lam for each sample."""
+    _by_sample.append(None)
+
+
+def differs_by_sample() -> bool:
+    """Tell whether there are labels with a lam for each sample."""
+    return bool(_by_sample)
+
+
+def await_weights() -> None:
+    """Remember that the weights of the labels will be known when a hidden layer has run."""
+    _awaiting.append(lambda: None)
+
+
+def when_known(act: Callable[[], Any]) -> None:
+    """Do something once the weights are known, if they are not."""
+    if _awaiting:
+        _awaiting.append(act)
+
+
+def weights_are_known() -> None:
+    """Do what had to wait for the weights, in the order in which it came."""
+    acts = _awaiting.copy()
+    _awaiting.clear()
+    for act in acts:
+        act()
+
+
 def forget() -> None:
     """Forget all of it."""
-    for remembered in (_living, _leaks, _settled, _expected):
+    for remembered in (_living, _leaks, _settled, _expected, _by_sample, _awaiting):
         remembered.clear()

@@ -32,7 +32,18 @@ from typing_extensions import override
 from lightning_msda import ledger
 from lightning_msda.blending import LOSSES, Picked, Scattered, Weights, blend, nll_of_any, reduced
 from lightning_msda.effects import calls_alike, runs_alike
-from lightning_msda.rows import INDEXING, JOINING, PLAIN, alike, follow_rows
+from lightning_msda.rows import (
+    INDEXING,
+    JOINING,
+    MOVING,
+    PLAIN,
+    agreed,
+    alike,
+    follow_rows,
+    follow_writes,
+    moves_rows,
+    simplest,
+)
 
 __all__ = [
     "BY_CRITERION",
@@ -120,6 +131,8 @@ class MixedTensor(Tensor):
     label: bool
 
     def __new__(cls, worlds: tuple[Tensor, ...], weights: Tensor) -> MixedTensor:  # noqa: D102
+        if weights.dim() == 2:
+            ledger.note_by_sample()
         # In memory of its own: a compiled function must not take it for the first world.
         return _make(worlds[0].clone(), worlds[0], worlds, weights, None, label=True)
 
@@ -407,20 +420,29 @@ def _compute_in_worlds(
     func: Callable[..., Any], name: str, args: Any, kwargs: dict[str, Any], mixed: list[MixedTensor]
 ) -> Any:
     """Call a function once for each world, and put together what it returns there or has written."""
-    weights, lost = _meet(mixed, name)
+    written = _written(name, args, kwargs)
+    weights, lost = _meet(mixed, name, written)
     k = max(len(tensor.worlds) for tensor in mixed)
     # A loss that leaves the graph is from here on seen as the mixture's.
     leaves = (name in ("detach", "data") or not torch.is_grad_enabled()) and any(map(_is_loss, mixed))
-    written = _written(name, args, kwargs)
+    by_sample = ledger.differs_by_sample()
+    known = before = None
+    if written is not None and by_sample:
+        home = _home(written)
+        known, before = _weights(home), None if home is written else _weights(written)
     into = None if written is None else _opened(written, name, k, weights)
     if into is not None:
         if into.own is into.worlds[0] and (leaves or any(t.own is not t.worlds[0] for t in mixed)):
             into.worlds = (into.own.clone(), *into.worlds[1:])  # what is shown differs from the first world
         mixed = [into, *(tensor for tensor in mixed if tensor is not into)]
     met, lacking = None, _lacking(mixed)
-    if _is_by_sample(weights):
+    if lost is None and ledger.expected() is not None and moves_rows(name, args):
+        lost = f"a part of the label is learned for the samples in their order, and {name} moves them."
+    calls: list[Any] = []
+    if lost is None:
         calls = [(_replace(args, _world(j)), _replace(kwargs, _world(j))) for j in range(k)]
-        met = reduced(func, name, calls, weights)
+    if lost is None and _is_by_sample(weights):
+        met = reduced(func, name, calls, simplest(weights))
         if met is not None and met.requires_grad:
             return _make(met, met, (met,), None, lacking, label=False)
     if k > 1:
@@ -438,20 +460,29 @@ def _compute_in_worlds(
             lost = f"{name} ran on the own labels, but not on their partners' ({error}). {BY_CRITERION}"
     if lost is None and isinstance(own, Tensor) and own.requires_grad:
         lost = lacking
-    if lost is None and _is_by_sample(weights):
+    by_row = _is_by_sample(weights)
+    unfollowed = f"a lam per sample cannot be followed through {name}. {_BY_BATCH}"
+    if lost is None and by_row:
         operands = [tensor for tensor in mixed if len(tensor.worlds) > 1]
+        agree, picked = name not in INDEXING and name not in JOINING, isinstance(weights, Picked)
         weights = follow_rows(
             func,
             name,
             calls,
             [tensor.worlds for tensor in operands],
-            [tensor.weights for tensor in operands],
+            [weights if agree or (t is into and not picked) else t.weights for t in operands],
             worlds if into is None else into.worlds,
         )
         if weights is None and into is None and _are_alike(worlds):
             worlds = worlds[:1]
-        elif weights is None or (into is not None and not _has_rows_of_base(into)):
-            lost = f"a lam per sample cannot be followed through {name}. {_BY_BATCH}"
+        elif weights is None and into is None:
+            lost = unfollowed
+    if lost is None and into is not None and by_sample and len(into.worlds) > 1:
+        in_place = by_row and weights is not None and _has_rows_of_base(into)
+        if not in_place or any(w is not None and not _equal(w, weights) for w in (known, before)):
+            others = [(t.worlds, t.weights) for t in mixed if t is not into and len(t.worlds) > 1]
+            weights = _write_rows(into, known, before, partial(follow_writes, name, calls), others)
+            lost = unfollowed if weights is None else None
     label = all(tensor.label for tensor in mixed) and not leaves
     if into is not None:
         _close(into, weights, lost, label)
@@ -555,21 +586,32 @@ def _met_in_sum(args: Any, into: Tensor | None) -> Any:
     return _replace(args, met)
 
 
-def _meet(mixed: list[MixedTensor], name: str) -> tuple[Any, str | None]:
+def _meet(mixed: list[MixedTensor], name: str, written: Tensor | None = None) -> tuple[Any, str | None]:
     """Return the weights that the arguments share, and why the result is lost, if it is."""
     weights = None
+    apart = ledger.differs_by_sample()
     for tensor in mixed:
         if (lost := tensor.lost or _left_dispatch(tensor)) is not None:
             return None, lost
+        if tensor is written and apart and len(mixed) > 1:  # rows of its own
+            continue
         if weights is None:
             weights = tensor.weights
         elif tensor.weights is None or _equal(tensor.weights, weights):
             continue
         elif name in JOINING:
             weights = weights.view(-1, weights.size(-1)) if isinstance(weights, Tensor) else weights
-        elif name not in INDEXING or not isinstance(tensor.weights, Picked):
+        elif name in INDEXING and (
+            isinstance(tensor.weights, Picked) or (name == "__getitem__" and _is_by_sample(weights))
+        ):
+            continue
+        elif (shared := agreed(weights, tensor.weights)) is not None:
+            weights = shared
+        else:
             return None, f"labels of different samples, or of two mixes, meet in {name}. {_BY_BATCH}"
-    return weights, None
+    weights = _weights(written) if weights is None and written is not None else weights
+    one = weights if name in MOVING or name in INDEXING else simplest(weights)
+    return one if isinstance(one, Tensor) and one.dim() == 1 else weights, None
 
 
 def _adopt(into: Tensor, k: int, weights: Weights | None) -> MixedTensor:
@@ -596,12 +638,65 @@ def _adopt(into: Tensor, k: int, weights: Weights | None) -> MixedTensor:
     return into
 
 
+def _write_rows(
+    into: MixedTensor,
+    known: Weights | None,
+    before: Weights | None,
+    follow: Callable[..., Scattered | None],
+    others: list[tuple[tuple[Tensor, ...], Weights | None]],
+) -> Weights | None:
+    """Return the weights of a tensor that rows were written into, and note them for all of its memory.
+
+    Args:
+        into: The tensor.
+        known: The weights of its memory before.
+        before: Its own weights before.
+        follow: `follow_writes` of the call.
+        others: The other arguments that have rows, in each world, with their weights.
+    """
+    home = _home(into)
+    if not isinstance(home, MixedTensor) or any(w.stride() != home.worlds[0].stride() for w in home.worlds):
+        return None
+    numbers = torch.empty_strided(home.own.size(), home.own.stride(), dtype=torch.long)
+    numbers.copy_(torch.arange(numbers.numel()).view(numbers.size()))
+
+    def places(part: MixedTensor) -> list[Tensor]:
+        return list(map(_same_view, home.worlds, part.worlds, [numbers] * len(part.worlds)))
+
+    memory = follow((home.worlds[0], known), (into.worlds[0], before), places(into), others)
+    if memory is None:
+        return None
+    for part in _sharing(into):
+        each = [Scattered(memory.weights, memory.rows[place]) for place in places(part)]
+        if all(torch.equal(one.rows, each[0].rows) for one in each):
+            part.weights = each[0] if bool((each[0].rows < 0).any()) else simplest(each[0])
+        elif any(agreed(one, part.weights) is None for one in each):  # labels have looked it up
+            return None
+    return into.weights
+
+
+def _home(tensor: Tensor) -> Tensor:
+    """Return the tensor whose memory another one is in: itself, or what it is a view of."""
+    base = (tensor.worlds[0] if isinstance(tensor, MixedTensor) else tensor)._base
+    if base is None or isinstance(base, MixedTensor):
+        return tensor if base is None else base
+    mixed = [other for other, _ in ledger.living() if isinstance(other, MixedTensor)]
+    return next((other for other in mixed if other.worlds[0] is base), base)
+
+
+def _weights(tensor: Tensor) -> Weights | None:
+    return tensor.weights if isinstance(tensor, MixedTensor) else None
+
+
 def _shared_base(tensor: MixedTensor) -> Tensor | None:
     """Return the plain tensor that every world is a view of, such as the table in ``table[y[0]]``."""
     if torch.compiler.is_dynamo_compiling():
         return None
     base = tensor.worlds[0]._base
-    shared = len(tensor.worlds) > 1 and all(world._base is base for world in tensor.worlds[1:])
+    if len(tensor.worlds) == 1:
+        shared = tensor.lost is not None and _home(tensor) is base  # no mixed tensor's
+    else:
+        shared = all(world._base is base for world in tensor.worlds[1:])
     return base if shared and not isinstance(base, MixedTensor) else None
 
 
@@ -752,11 +847,17 @@ def _is_by_sample(weights: Weights | None) -> bool:
 
 
 def _are_alike(worlds: list[Any]) -> bool:
-    """Tell whether a function answered the same in every world, such as a check that all labels are valid."""
+    """Tell whether a function answered the same in every world, such as a check that all labels are valid.
+
+    What has a gradient may have another one in each, though its values are alike.
+    """
     leaves = [tree_leaves(world) for world in worlds]
     return all(
         len(other) == len(leaves[0])
-        and all(isinstance(a, Tensor) and _equal(a, b) for a, b in zip(leaves[0], other, strict=True))
+        and all(
+            isinstance(a, Tensor) and not a.requires_grad and _equal(a, b)
+            for a, b in zip(leaves[0], other, strict=True)
+        )
         for other in leaves[1:]
     )
 

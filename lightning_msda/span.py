@@ -169,6 +169,8 @@ class Span:
                 self._put_inputs()
         if self.learned is not None:
             ledger.expect(self.learned)
+        if self.layer is not None and self.layer.mixture is None:
+            ledger.await_weights()
         labels = {path: map_tensors(get(batch, path), self._mix_target) for path in self.targets}
         with _once_for_each_source(self.criterion), self._beside_clean_loss(), watched():
             output = self._step(replace(batch, {**self.inputs, **labels}), *rest, **kwargs)

@@ -166,6 +166,11 @@ def test_under_manual_optimization_there_is_no_loss_to_add_to() -> None:
         make_trainer(Clean()).fit(Manual(), loader(*samples(), batch_size=BATCH))
 
 
+def test_at_a_hidden_layer_nothing_is_clean() -> None:
+    with pytest.raises(ValueError, match=r"clean_lam=0\.7 adds the loss of the batch.*at='network\.0'"):
+        make_trainer(Clean(at="network.0")).fit(Module(), loader(*samples(), batch_size=BATCH))
+
+
 def on_two_processes(folder: Path, options: str) -> None:
     module, method = Module(), Clean(seed=5)
     recorder = Recorder(method)

@@ -322,6 +322,14 @@ class Margin(torch.autograd.Function):
         return gradients[0], None
 
 
+class Mirror(torch.autograd.Function):
+    """Flips labels, written without autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.flip(0)
+
+
 def numpy_margin(scores: Tensor, y: Tensor) -> Tensor:
     hot = torch.from_numpy((y.numpy()[:, None] == torch.arange(K).numpy()) * 0.3)
     return F.cross_entropy(scores - hot, y)
@@ -389,7 +397,15 @@ def read_by_an_array(scores: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(scores, y) - (torch.from_numpy(array.copy()) * scores).mean()
 
 
+def filled_by_lost_labels(scores: Tensor, y: Tensor) -> Tensor:
+    hot = torch.zeros(N, K, dtype=scores.dtype)
+    for i, label in enumerate(Mirror.apply(y)):
+        hot[i, label].fill_(1)
+    return F.cross_entropy(scores, y) - (hot * scores).mean()
+
+
 LEAVING = {
+    "lost labels that fill a table": (filled_by_lost_labels, "Mirror"),
     "an earlier view": (read_by_an_earlier_view, "shares"),
     "the data": (read_through_data, "shares"),
     "an array": (read_by_an_array, "shares"),

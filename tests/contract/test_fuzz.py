@@ -121,7 +121,7 @@ def by_margin(z: Tensor, y: Tensor) -> Tensor:
 
 
 def bits(z: Tensor, y: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(z, y.double(), reduction="none")
+    return F.binary_cross_entropy_with_logits(z, y.to(z), reduction="none")
 
 
 def softly(z: Tensor, y: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def softly(z: Tensor, y: Tensor) -> Tensor:
 
 
 def squares(z: Tensor, y: Tensor) -> Tensor:
-    return (z[:, 0] - y.double().view(len(y))).square()
+    return (z[:, 0] - y.to(z).view(len(y))).square()
 
 
 CLASSES: dict[str, Entries] = {
@@ -144,8 +144,8 @@ CLASSES: dict[str, Entries] = {
     "logsumexp": lambda z, y: z.logsumexp(1) - z.gather(1, y.unsqueeze(1))[:, 0],
     "take_along_dim": lambda z, y: -torch.take_along_dim(z.log_softmax(1), y.unsqueeze(1), 1).squeeze(1),
     "one_hot": lambda z, y: -(hot(z, y) * z.log_softmax(1)).sum(dim=1),
-    "eye": lambda z, y: -(EYE[y] * z.movedim(1, -1).log_softmax(-1)).sum(-1),
-    "embedding": lambda z, y: -(F.embedding(y, EYE) * z.movedim(1, -1).log_softmax(-1)).sum(-1),
+    "eye": lambda z, y: -(EYE.to(z)[y] * z.movedim(1, -1).log_softmax(-1)).sum(-1),
+    "embedding": lambda z, y: -(F.embedding(y, EYE.to(z)) * z.movedim(1, -1).log_softmax(-1)).sum(-1),
     "equal": lambda z, y: (
         -((y.unsqueeze(1) == torch.arange(K).view(1, K, *[1] * (y.dim() - 1))) * z.log_softmax(1)).sum(1)
     ),
@@ -196,7 +196,7 @@ BITS: dict[str, Entries] = {  # of labels (N, K) of 0 and 1
     "binary_cross_entropy": lambda z, y: F.binary_cross_entropy(z.sigmoid(), y.to(z.dtype), reduction="none"),
     "logsigmoid": lambda z, y: -(y * F.logsigmoid(z) + (1 - y) * F.logsigmoid(-z)),
     "softplus": lambda z, y: F.softplus(z) - z * y.type_as(z),
-    "signs": lambda z, y: F.soft_margin_loss(z, 2.0 * y.double() - 1, reduction="none"),
+    "signs": lambda z, y: F.soft_margin_loss(z, 2.0 * y.to(z) - 1, reduction="none"),
     "log1p": lambda z, y: torch.log1p(torch.exp(-(y * 2 - 1) * z)),
 }
 THRESHOLDS: dict[str, Entries] = {  # the same, which asks whether a label is 1
@@ -212,7 +212,7 @@ SOFT: dict[str, Entries] = {  # of distributions (N, K)
 NUMBERS: dict[str, Entries] = {  # of quantities (N,) or (N, 1)
     "square": squares,
     "mse_loss": lambda z, y: F.mse_loss(z[:, 0], y.view(-1).to(z.dtype), reduction="none"),
-    "mse_loss of columns": lambda z, y: F.mse_loss(z[:, :1], y.view(-1, 1).double(), reduction="none")[:, 0],
+    "mse_loss of columns": lambda z, y: F.mse_loss(z[:, :1], y.view(-1, 1).to(z), reduction="none")[:, 0],
     "pow": lambda z, y: (y.reshape(len(y)) - z[:, 0]) ** 2,
 }
 
@@ -227,21 +227,21 @@ CLASS_FACTORS: dict[str, Factor] = {
     "focal": lambda e, z, y: (1 - torch.exp(-e)) ** 2,
     "focal, detached": lambda e, z, y: (1 - (-e).exp()).square().detach(),
     "focal, without gradient": without_gradient,
-    "weight[y]": lambda e, z, y: WEIGHT[y],
-    "index_select": lambda e, z, y: WEIGHT.index_select(0, y.flatten()).view_as(y),
-    "embedding": lambda e, z, y: F.embedding(y, WEIGHT[:, None]).squeeze(-1),
+    "weight[y]": lambda e, z, y: WEIGHT.to(z)[y],
+    "index_select": lambda e, z, y: WEIGHT.to(z).index_select(0, y.flatten()).view_as(y),
+    "embedding": lambda e, z, y: F.embedding(y, WEIGHT.to(z)[:, None]).squeeze(-1),
     "where": lambda e, z, y: torch.where(y == 2, 3.0, 1.0).to(z.dtype),
-    "mask": lambda e, z, y: (y != 2).double(),
+    "mask": lambda e, z, y: (y != 2).to(z),
     "boolean mask": lambda e, z, y: y != 2,
-    "arithmetic": lambda e, z, y: 1 + y.double() / K,
+    "arithmetic": lambda e, z, y: 1 + y.to(z) / K,
     "misclassified": lambda e, z, y: 1 + (z.argmax(1) != y).to(z),
     "by score": lambda e, z, y: z.softmax(1).amax(1),
 }
 BIT_FACTORS: dict[str, Factor] = {
     "none": lambda e, z, y: torch.ones_like(e),
     "focal": lambda e, z, y: (1 - torch.exp(-e)) ** 2,
-    "weight": lambda e, z, y: WEIGHT.expand_as(e),
-    "pos_weight": lambda e, z, y: y * WEIGHT + (1 - y),
+    "weight": lambda e, z, y: WEIGHT.to(z).expand_as(e),
+    "pos_weight": lambda e, z, y: y * WEIGHT.to(z) + (1 - y),
     "sigmoid": lambda e, z, y: (z.sigmoid() - y).abs().detach() ** 2,
 }
 BOOL_FACTORS = {name: BIT_FACTORS[name] for name in ("none", "focal", "weight")}
@@ -289,7 +289,7 @@ REDUCTIONS: dict[str, Reduction] = {
 }
 ROUGH: dict[str, Reduction] = {  # which a lam by sample may not get through
     "python's sum": Reduction(lambda e, w, y: added((e * w).flatten()) / len(e), "samples"),
-    "dot": Reduction(lambda e, w, y: torch.dot(e.flatten(), w.double().flatten()) / len(e), "samples"),
+    "dot": Reduction(lambda e, w, y: torch.dot(e.flatten(), w.to(e).flatten()) / len(e), "samples"),
     "stack": Reduction(lambda e, w, y: torch.stack([row.sum() for row in e * w]).mean(), "samples"),
 }
 CLASS_REDUCTIONS: dict[str, Reduction] = {
@@ -400,11 +400,15 @@ class Builtin(NamedTuple):
     counts: Entries = lambda z, y: torch.ones_like(z)
 
 
+def like(value: Any, z: Tensor) -> Any:
+    return value.to(z) if isinstance(value, Tensor) else value
+
+
 def entropy(function: Callable[..., Tensor] = F.cross_entropy, **options: Any) -> Builtin:
     weight, ignored = options.get("weight", torch.ones_like(WEIGHT)), options.get("ignore_index", -100)
     return Builtin(
-        lambda z, y, **rest: function(z, y, **options, **rest),
-        lambda z, y: weight[y.where(y != ignored, 0)] * (y != ignored),
+        lambda z, y, **rest: function(z, y, **tree_map(lambda t: like(t, z), options), **rest),
+        lambda z, y: weight.to(z)[y.where(y != ignored, 0)] * (y != ignored),
     )
 
 
@@ -432,12 +436,12 @@ WHOLE: dict[str, Builtin] = {
 }
 WHOLE_BITS: dict[str, Builtin] = {
     "binary_cross_entropy_with_logits(weight)": Builtin(
-        lambda z, y, **rest: F.binary_cross_entropy_with_logits(z, y.double(), WEIGHT, **rest)
+        lambda z, y, **rest: F.binary_cross_entropy_with_logits(z, y.to(z), WEIGHT.to(z), **rest)
     ),
     "binary_cross_entropy_with_logits(pos_weight)": Builtin(
-        lambda z, y, **rest: F.binary_cross_entropy_with_logits(z, y.double(), pos_weight=WEIGHT, **rest)
+        lambda z, y, **rest: F.binary_cross_entropy_with_logits(z, y.to(z), pos_weight=WEIGHT.to(z), **rest)
     ),
-    "BCELoss()": Builtin(lambda z, y, **rest: nn.BCELoss(**rest)(z.sigmoid(), y.double())),
+    "BCELoss()": Builtin(lambda z, y, **rest: nn.BCELoss(**rest)(z.sigmoid(), y.to(z))),
     "soft_margin_loss()": Builtin(lambda z, y, **rest: F.soft_margin_loss(z, 2.0 * y - 1, **rest)),
 }
 WHOLE_SOFT: dict[str, Builtin] = {
@@ -447,7 +451,7 @@ WHOLE_SOFT: dict[str, Builtin] = {
 }
 WHOLE_NUMBERS: dict[str, Builtin] = {
     f"{function.__name__}()": Builtin(
-        lambda z, y, function=function, **rest: function(z[:, 0], y.view(-1).double(), **rest),
+        lambda z, y, function=function, **rest: function(z[:, 0], y.view(-1).to(z), **rest),
         lambda z, y: torch.ones_like(z[:, 0]),
     )
     for function in (F.mse_loss, F.l1_loss, F.huber_loss, F.smooth_l1_loss)
@@ -661,9 +665,20 @@ class Example:
     per_sample: bool = False
     at: bool = False
     criterion: bool = False
+    single: bool = False
     prob: float = 1.0
     n: int = 4
     seed: int = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of inputs, weights and labels that are values."""
+        return torch.float32 if self.single else torch.float64
+
+    @property
+    def rtol(self) -> float:
+        """The largest relative error."""
+        return max(1e-5 if self.single else 1e-10, TARGETS[self.target].rtol)
 
     def loss(self) -> Loss:
         """Return the loss."""
@@ -739,6 +754,7 @@ def examples(draw: st.DrawFn) -> Example:
         per_sample=per_sample,
         at=at,
         criterion=draw(st.sampled_from([False, False, False, False, True])) and not per_sample,
+        single=draw(st.sampled_from([False, False, True])),
         prob=draw(st.sampled_from([1.0, 1.0, 1.0, 0.5])),
         n=draw(st.sampled_from([2, 3, 4, 5])),
         seed=draw(st.integers(0, 999)),
@@ -793,11 +809,11 @@ class Step(LightningModule):
         super().__init__()
         torch.manual_seed(example.seed)
         kind = nn.Conv2d if TARGETS[example.target].inputs == "image" else nn.Conv1d
-        self.stem = kind(3, 5, 1, dtype=torch.float64)
-        self.head = kind(5, OUT, 1, dtype=torch.float64)
+        self.stem = kind(3, 5, 1, dtype=example.dtype)
+        self.head = kind(5, OUT, 1, dtype=example.dtype)
         self.example = example
         self.loss = example.loss()
-        self.total = torch.zeros((), dtype=torch.float64)
+        self.total = torch.zeros((), dtype=example.dtype)
         self.losses: list[Tensor] = []
         self.minimised: list[Tensor] = []
 
@@ -834,7 +850,7 @@ def formula(example: Example) -> Callable[[Mixture, Any], Terms]:
         if not TARGETS[example.target].mixed:
             return [(1.0, y)]
         if TARGETS[example.target].values and not example.at:
-            return [(1.0, blended(mix, tree_map(lambda t: t.double(), y)))]
+            return [(1.0, blended(mix, tree_map(lambda t: t.to(example.dtype), y)))]
         if example.target in ("(N, L)", "(N, H, W)") and mix.mask is not None and not example.at:
             return [(1.0, followed(mix, y))]
         if mix.per_sample:
@@ -864,7 +880,12 @@ def check(example: Example) -> str:
     target, structure = TARGETS[example.target], STRUCTURES[example.structure]
     torch.manual_seed(example.seed)
     sizes = (example.n, 3, *SIZES[target.inputs])
-    data = [(torch.randn(sizes, dtype=torch.float64), target.draw(example.n)) for _ in range(2)]
+
+    def draw() -> Any:
+        labels = target.draw(example.n)
+        return tree_map(lambda t: t.to(example.dtype) if t.is_floating_point() else t, labels)
+
+    data = [(torch.randn(sizes, dtype=torch.float64).to(example.dtype), draw()) for _ in range(2)]
 
     def collate(x: Any, y: Any) -> Any:
         return structure.collate(x, y if isinstance(y, Blend) else tree_map(torch.clone, y))
@@ -879,7 +900,7 @@ def check(example: Example) -> str:
         formula(example),
         lambda mix, x: mix.inputs,
         "stem" if example.at else None,
-        target.rtol,
+        example.rtol,
     )
     trainer = make_trainer(method, witness)
     try:
@@ -888,7 +909,7 @@ def check(example: Example) -> str:
         if not is_sentence_of_ours(error):
             raise
         return f"refused: {re.sub('[(].*?[)]', '(...)', str(error))[:80]}"
-    assert_equal(step.total, torch.stack(step.minimised).sum(), rtol=target.rtol)
+    assert_equal(step.total, torch.stack(step.minimised).sum(), rtol=example.rtol)
     assert_equal(trainer.callback_metrics["loss"], step.minimised[-1], rtol=1e-6)
     for batch, (_, y) in zip(batches, data, strict=True) if target.mixed else ():
         tree_map(assert_equal, structure.parts(batch)[1], y)

@@ -751,3 +751,39 @@ def test_a_layer_that_is_recomputed_for_two_losses(per_sample: bool, reentrant: 
     wanted = trained(lambda layer, x: layer(x))
     actual = trained(partial(checkpoint, use_reentrant=reentrant))
     torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-12)
+
+
+def later(move: Callable[[Tensor], Tensor], loss: Callable[[Tensor, Tensor], Tensor]) -> Step:
+    """Return a step that moves labels first, and then lets the layer make scores."""
+
+    def step(net: Model, x: Tensor, y: Tensor) -> Tensor:
+        moved = move(y)
+        return loss(net.scores(x), moved)
+
+    return step
+
+
+def hot_in_turn(y: Tensor) -> Tensor:
+    hot = torch.zeros(N, K, dtype=torch.float64)
+    for i in range(N):
+        hot[i, y[i]] = 1
+    return hot
+
+
+ORDER = torch.randperm(N, generator=torch.Generator().manual_seed(1))
+MOVED = {
+    "flipped": later(lambda y: y.flip(0), lambda z, y: F.cross_entropy(z.flip(0), y)),
+    "permuted": later(lambda y: y[ORDER], lambda z, y: F.cross_entropy(z[ORDER], y)),
+    "joined": later(
+        lambda y: torch.cat([y[2:], y[:2]]), lambda z, y: F.cross_entropy(torch.cat([z[2:], z[:2]]), y)
+    ),
+    "one by one": later(lambda y: torch.stack([y[i] for i in range(N)]), F.cross_entropy),
+    "written in turn": later(hot_in_turn, lambda z, hot: -(hot * z.log_softmax(1)).sum(1).mean()),
+}
+
+
+@pytest.mark.parametrize("per_sample", both("labels moved before the layer has run"))
+@pytest.mark.parametrize("name", MOVED)
+def test_labels_may_be_moved_before_their_lam_is_known(name: str, per_sample: bool) -> None:
+    method = MixUp(at="body", per_sample=per_sample)
+    trains_at("body", lambda: Model(MOVED[name]), batches(), method, terms=CLASSES[per_sample])

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
@@ -30,11 +30,10 @@ from tests import losses as cases
 from tests.contract import oracle
 from tests.contract.oracle import Terms, classes, classes_by_sample, row, trains, values
 
-N, K, T = 6, 5, 3
+N, K, T, E = 6, 5, 3, 4
 WEIGHT = torch.linspace(0.5, 2, K, dtype=torch.float64)
 DISTANCES = (torch.arange(K)[:, None] - torch.arange(K)).abs().double()
 NO_FORM = "no form by sample"
-UNFOLLOWED = "lam is not followed there"
 
 Function = Callable[[Tensor, Any], Any]
 Formula = Callable[[Mixture, Any], Terms]
@@ -274,7 +273,6 @@ def of_case(name: str) -> Loss:
         formulas[by_sample],
         lambda: torch.randint(0, cases.K, (cases.N,)),
         out=cases.E,
-        refused=UNFOLLOWED if name == "written into a view" else NO_FORM,
     )
 
 
@@ -430,6 +428,51 @@ def margins_in_turn(z: Tensor, y: Tensor) -> Tensor:
     for i in range(len(y)):
         cosine[i, y[i]] -= 0.3
     return F.cross_entropy(4 * cosine, y)
+
+
+def some_margins_in_turn(z: Tensor, y: Tensor) -> Tensor:
+    cosine = z.tanh() * 1
+    for i in range(len(y) // 2):
+        cosine[i, y[i]] = 0.5 * cosine[i, y[i]] - 0.1
+    return F.cross_entropy(4 * cosine, y)
+
+
+def scaled_in_turn(z: Tensor, y: Tensor) -> Tensor:
+    cosine = z.tanh() * 1
+    for i, y_i in enumerate(y):
+        cosine[i, y_i] *= 0.7
+    return F.cross_entropy(4 * cosine, y)
+
+
+def margins_on_margins(z: Tensor, y: Tensor) -> Tensor:
+    cosine = z.tanh() * 1
+    cosine[torch.arange(N), y] -= 0.1
+    for i in range(len(y)):
+        cosine[i, y[i]] -= 0.2
+        cosine[i, y[i]] *= 0.7
+    return F.cross_entropy(4 * cosine, y)
+
+
+def by_columns(z: Tensor, y: Tensor) -> Tensor:
+    hot = torch.zeros(K, N, dtype=z.dtype)
+    hot[y, torch.arange(N)] = 1
+    return -(hot.t() * z.log_softmax(1)).sum(1).mean()
+
+
+def flattened(write: Callable[[Tensor, Tensor], Any]) -> Function:
+    """Return a log-likelihood by one-hot labels that are written where they are flattened."""
+
+    def loss(z: Tensor, y: Tensor) -> Tensor:
+        hot = torch.zeros_like(z)
+        made = write(hot.view(-1), torch.arange(N) * K + y)
+        hot = hot if made is None else made.view(N, K)
+        return -(hot * z.log_softmax(1)).sum(1).mean()
+
+    return loss
+
+
+def written_and_kept(flat: Tensor, places: Tensor) -> None:
+    flat.index_add_(0, places, torch.ones(N, dtype=flat.dtype))
 
 
 def filled_in_turn(z: Tensor, y: Tensor) -> Tensor:
@@ -608,8 +651,22 @@ LOSSES: dict[str, Loss] = {
     "classes in turn by z[y == c]": Loss(
         lambda z, y: sum((z[y == c] - c).pow(2).mean(1).sum() for c in range(K)) / N
     ),
-    "margins in turn by cosine[i, y[i]] -= m": Loss(margins_in_turn, None, refused=UNFOLLOWED),
-    "log-likelihood by hot[i, y[i]].fill_(1)": Loss(filled_in_turn, None, refused=UNFOLLOWED),
+    "margins in turn by cosine[i, y[i]] -= m": Loss(margins_in_turn),
+    "margins in turn by cosine[i, y[i]] = m, of some samples": Loss(some_margins_in_turn),
+    "margins in turn by cosine[i, y_i] *= s": Loss(scaled_in_turn),
+    "margins in turn on margins": Loss(margins_on_margins),
+    "log-likelihood by hot[i, y[i]].fill_(1)": Loss(filled_in_turn),
+    "log-likelihood by hot.view(-1).scatter_(0, arange(N) * C + y, 1)": Loss(
+        flattened(lambda flat, places: flat.scatter_(0, places, 1))
+    ),
+    "log-likelihood by flat.scatter(0, arange(N) * C + y, 1)": Loss(
+        flattened(lambda flat, places: flat.scatter(0, places, 1))
+    ),
+    "log-likelihood by flat.index_fill_(0, arange(N) * C + y, 1)": Loss(
+        flattened(lambda flat, places: flat.clone().index_fill_(0, places, 1))
+    ),
+    "log-likelihood by flat.index_add_(0, arange(N) * C + y, ones)": Loss(flattened(written_and_kept)),
+    "log-likelihood by hot[y, arange(N)] = 1, transposed": Loss(by_columns),
     "prototypes updated in turn by centres[y_i].mul_().add_()": Loss(moving_prototypes, None),
     "a view of the logits like the labels, edited in place": Loss(view_of_logits, labels=binary, out=1),
     "samples in turn": Loss(one_by_one),
@@ -675,11 +732,25 @@ def test_a_lam_for_each_sample_is_refused(name: str) -> None:
         LOSSES[name].train(MixUp, per_sample=True)
 
 
-def test_labels_that_are_all_alike_need_no_form_by_sample() -> None:
-    alike = Loss(
-        LOSSES["the hardest samples by topk"].function, labels=lambda: torch.ones(cases.N).long(), out=cases.E
-    )
-    alike.train(MixUp, per_sample=True)
+class Blank(Classifier):
+    """Begins with scores that are all alike, so that its losses are the same in every world."""
+
+    def __init__(self, loss: Function) -> None:
+        super().__init__(loss)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z, y: unreduced(z, y).topk(3).values.mean(),
+        lambda z, y: unreduced(z, y).cumsum(0).mean(),
+    ],
+)
+def test_losses_of_equal_values_are_not_taken_for_one_another(loss: Function) -> None:
+    with pytest.raises(MixedLossError, match=r"lam per sample cannot be followed.*per_sample=False"):
+        check(lambda: Blank(loss), per_sample=True)
 
 
 class Counts(Classifier):
@@ -895,6 +966,58 @@ class Distils(Classifier):
         return 0.3 * self.loss(z, y) + 0.7 * 4 * hint
 
 
+class Decoder(Classifier):
+    """Embeds labels, lets a layer read them beside the image, and names them again."""
+
+    def __init__(self, layer: Callable[[], nn.Module], batch_first: bool) -> None:
+        super().__init__(F.cross_entropy, out=T * K)
+        self.layer = layer().double()
+        self.embedding = nn.Embedding(K, E, dtype=torch.float64)
+        self.memory = nn.Linear(K, E, dtype=torch.float64)
+        self.scores = nn.Linear(E, K, dtype=torch.float64)
+        self.batch_first = batch_first
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        memory = self.memory(self.linear(x.flatten(1)).view(N, T, K))
+        tokens = torch.stack([y, (y + 1) % K, (2 * y) % K], 1)
+        read = self.embedding(tokens.roll(1, 1)) + memory
+        if not self.batch_first:
+            read, memory = read.transpose(0, 1), memory.transpose(0, 1)
+        read = self.read(read, memory)
+        if not self.batch_first:
+            read = read.transpose(0, 1)
+        return self.loss(self.scores(read).reshape(-1, K), tokens.reshape(-1))
+
+    def read(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        if isinstance(self.layer, nn.MultiheadAttention):
+            return cast(Tensor, self.layer(tokens, memory, memory)[0])
+        if isinstance(self.layer, nn.TransformerDecoderLayer):
+            mask = nn.Transformer.generate_square_subsequent_mask(T, dtype=tokens.dtype)
+            return cast(Tensor, self.layer(tokens, memory, tgt_mask=mask))
+        if isinstance(self.layer, nn.LSTMCell):
+            return torch.stack([self.layer(token)[0] for token in tokens.unbind(1)], 1)
+        return cast(Tensor, self.layer(tokens)[0])
+
+
+LAYERS: dict[str, Callable[..., nn.Module]] = {
+    "nn.MultiheadAttention": lambda **options: nn.MultiheadAttention(E, 2, dropout=0.1, **options),
+    "nn.LSTM": lambda **options: nn.LSTM(E, E, **options),
+    "nn.GRU": lambda **options: nn.GRU(E, E, num_layers=2, dropout=0.1, **options),
+    "nn.TransformerDecoderLayer": lambda **options: nn.TransformerDecoderLayer(E, 2, 8, **options),
+}
+DECODERS: dict[str, Callable[[], LightningModule]] = {
+    "labels through nn.LSTMCell": lambda: Decoder(lambda: nn.LSTMCell(E, E), batch_first=True),
+    **{
+        f"labels through {name}, batch_first={first}": partial(
+            Decoder, partial(layer, batch_first=first), first
+        )
+        for name, layer in LAYERS.items()
+        for first in (True, False)
+    },
+}
+
+
 class Measures(Classifier):
     """Measures its accuracy before it computes the loss."""
 
@@ -923,6 +1046,7 @@ MODULES: dict[str, Callable[[], LightningModule]] = {
     "cross_entropy for logging beside a hand-written loss": lambda: Logs(F.cross_entropy),
     "a loss inside a sub-module, labels=": Wraps,
     "knowledge distillation, its teacher under no_grad": Distils,
+    **DECODERS,
     "torchmetrics called before the loss": lambda: Measures("called"),
     "torchmetrics updated before the loss": lambda: Measures("updated"),
     "torchmetrics.functional before the loss": lambda: Measures("function"),

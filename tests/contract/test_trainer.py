@@ -320,9 +320,41 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+# Each with the layer that it mixes at.
+METHODS: dict[str, tuple[MSDA, str | None]] = {
+    "MixUp": (MixUp(seed=1), None),
+    "CutMix": (CutMix(seed=1), None),
+    "MixUp, at a layer": (MixUp(seed=1, at="hidden"), "hidden"),
+}
+BY_SAMPLE = {"CutMix, by sample": (CutMix(seed=1, per_sample=True), None)}
+
+
+def by_every_method(table: dict[str, Any]) -> list[Any]:
+    """Return the values of a table, each with every method and its layer, as rows."""
+    return [
+        pytest.param(
+            value,
+            method,
+            layer,
+            marks=row("Trainer", name, per_sample=method.per_sample),
+            id=f"{name}, {kind}",
+        )
+        for name, value in table.items()
+        for kind, (method, layer) in {**METHODS, **BY_SAMPLE}.items()
+    ]
+
+
 @pytest.mark.parametrize("options", rows("Trainer", OPTIONS))
 def test_options(options: dict[str, Any]) -> None:
     train_like_the_formula(Net, fit(**options), MixUp(seed=1))
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "layer"),
+    by_every_method({name: OPTIONS[name] for name in OPTIONS if "accum" in name or "clip" in name}),
+)
+def test_options_of_gradients(options: dict[str, Any], method: MSDA, layer: str | None) -> None:
+    train_like_the_formula(Net, fit(**options), method, layer=layer)
 
 
 class ReadsOutputs(Callback):
@@ -625,16 +657,7 @@ STEPS: dict[str, Callable[[Loss], Net]] = {
 }
 
 
-# Each with the layer that it mixes at.
-METHODS: dict[str, tuple[MSDA, str | None]] = {
-    "MixUp": (MixUp(seed=1), None),
-    "CutMix": (CutMix(seed=1), None),
-    "MixUp, at a layer": (MixUp(seed=1, at="hidden"), "hidden"),
-}
-
-
-@pytest.mark.parametrize(("method", "layer"), METHODS.values(), ids=METHODS)
-@pytest.mark.parametrize("make", rows("Trainer", STEPS))
+@pytest.mark.parametrize(("make", "method", "layer"), by_every_method(STEPS))
 def test_steps(make: Callable[[Loss], Net], method: MSDA, layer: str | None) -> None:
     train_like_the_formula(make, fit(), method, layer=layer)
 
@@ -697,8 +720,7 @@ def closures(optimizer: Callable[[Any], torch.optim.Optimizer]) -> type[Net]:
     return Searched
 
 
-@pytest.mark.parametrize(("method", "layer"), METHODS.values(), ids=METHODS)
-@pytest.mark.parametrize("optimizer", rows("Trainer", OPTIMIZERS))
+@pytest.mark.parametrize(("optimizer", "method", "layer"), by_every_method(OPTIMIZERS))
 def test_a_step_that_runs_several_times(optimizer: Any, method: MSDA, layer: str | None) -> None:
     train_like_the_formula(closures(optimizer), fit(max_epochs=1), method, layer=layer, rtol=1e-10)
 
@@ -872,8 +894,7 @@ MANUAL: dict[str, Callable[[Loss], Net]] = {
 }
 
 
-@pytest.mark.parametrize(("method", "layer"), METHODS.values(), ids=METHODS)
-@pytest.mark.parametrize("make", rows("Trainer", MANUAL))
+@pytest.mark.parametrize(("make", "method", "layer"), by_every_method(MANUAL))
 def test_manual_optimization(make: Callable[[Loss], Net], method: MSDA, layer: str | None) -> None:
     rtol = 1e-8 if make is ClosureByHand else 1e-10
     train_like_the_formula(make, fit(), method, layer=layer, rtol=rtol)

@@ -404,6 +404,18 @@ REFUSED: dict[str, tuple[Callable[..., Tensor], str]] = {
         lambda z, y: F.cross_entropy(torch.cat([z, z], 1), y),
         r"scores of shape \(4, 10\), and the label that is learned beside 'network.head' has shape \(4, 5\)",
     ),
+    "other places": (
+        lambda z, y: F.cross_entropy(z.flip(0), y.flip(0)),
+        "learned for the samples in their order, and flip moves them",
+    ),
+    "another order": (
+        lambda z, y: F.cross_entropy(z[torch.randperm(4)], y[torch.randperm(4)]),
+        "learned for the samples in their order, and __getitem__ moves them",
+    ),
+    "masked": (
+        lambda z, y: (F.cross_entropy(z, y, reduction="none") * (y >= 0)).mean(),
+        "labels of different samples, or of two mixes, meet in mul",
+    ),
     "no labels": (lambda z, y: z.square().mean(), "nothing that torch dispatches read them"),
 }
 
