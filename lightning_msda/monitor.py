@@ -90,8 +90,9 @@ class MixMonitor(Callback):
         due = self._is_due(trainer)
         if due and mixture is not None:
             self._lams.append(mixture.lam.detach())
-        labels = first_labels(batch, method.target_key)
-        target = None if mixture is None else _soft_target(mixture, labels)
+        target = None
+        if mixture is not None and mixture.soft is not None:
+            target = _soft_target(mixture, mixture.soft, first_labels(batch, method.target_key))
         if target is not None:
             largest = target.topk(min(5, target.size(1)), 1).values.mean(0)
             values = {f"msda/target/{i}": value for i, value in enumerate(largest, 1)}
@@ -100,6 +101,7 @@ class MixMonitor(Callback):
         if fresh and mixture is not None and mixture.inputs.dim() == 4:
             self._drawn_in = trainer.current_epoch
             display = Display.of(trainer.datamodule)  # type: ignore[attr-defined]
+            labels = first_labels(batch, method.target_key)
             picture = draw_grid(
                 [mixed_cells(mixture, labels, display, self.images)], [str(method.last_method)]
             )
@@ -129,14 +131,12 @@ class MixMonitor(Callback):
         return due and trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
 
-def _soft_target(mixture: Mixture, labels: Any) -> Tensor | None:
-    """Return the label of each sample, probabilities ``(N, K)``, where a part of it is learned, else None."""
-    if mixture.soft is None or not isinstance(labels, Tensor):
+def _soft_target(mixture: Mixture, learned: Tensor, labels: Any) -> Tensor | None:
+    """Return the label of each sample, a part of it learned, shape ``(N, K)``; None without labels."""
+    if not isinstance(labels, Tensor):
         return None
-    classes = mixture.soft.size(1)
-    own = labels if labels.is_floating_point() else F.one_hot(labels.long().flatten(), classes)
-    worlds = [*mixture.sources(own.to(mixture.soft)), mixture.soft]
-    return blend(worlds, mixture.label_weights)
+    own = labels if labels.is_floating_point() else F.one_hot(labels.long().flatten(), learned.size(1))
+    return blend([*mixture.sources(own.to(learned)), learned], mixture.label_weights)
 
 
 def _log_distribution(trainer: Trainer, logger: Logger | None, name: str, values: Tensor) -> None:

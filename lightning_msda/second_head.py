@@ -51,6 +51,7 @@ class SecondHead:
 
     def __init__(self, classifier: str | None = None) -> None:
         self.classifier = classifier
+        self.beside = ""  # the classifier's name, once it is found
         self.parameters: list[nn.Parameter] = []
         self._loaded: list[Tensor] | None = None
 
@@ -98,7 +99,7 @@ class SecondHead:
             raise ValueError(
                 "LaMix trains a layer of its own, and configure_optimizers returns no optimizer for it."
             )
-        like = self.find(module)[1]
+        self.beside, like = self.find(module)
         shapes = [part.shape for part in (like.weight, like.bias) if part is not None]
         if [parameter.shape for parameter in self.parameters] != shapes:
             bound = 1 / math.sqrt(like.in_features)  # torch's for a linear layer
@@ -181,7 +182,7 @@ class SoftLabel:
     """
 
     def __init__(self, head: SecondHead, module: nn.Module, mixture: Mixture) -> None:
-        self.name, self._classifier = head.find(module)
+        self.name, self._classifier = head.beside, module.get_submodule(head.beside)
         self._parameters = head.parameters
         weights = mixture.label_weights
         self.weights = torch.cat([weights, 1 - weights.sum(-1, keepdim=True)], -1)
